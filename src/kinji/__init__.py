@@ -1,0 +1,3 @@
+"""Approximate matrix factorization for second-order deep learning: methods, experiments, verdicts."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""One module per experiment: parameters in, one record out."""

@@ -1,0 +1,103 @@
+"""The parameters of one case of each experiment.
+
+The command line and the schema of config/*.yaml are generated from these classes, so they import nothing heavy.
+Scalar parameters name a case and its record; a tuple is a sweep inside one process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal, Protocol
+
+
+class Case(Protocol):
+    """What every case class offers: its experiment and the packages of kinji whose source its records depend on."""
+
+    experiment: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]]
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int8DgemmCase:
+    """FP64 products on the INT8 unit, by Ozaki scheme I, beside native DGEMM."""
+
+    experiment: ClassVar[str] = "int8_dgemm"
+    packages: ClassVar[tuple[str, ...]] = ("gemm",)
+
+    n: int
+    slices: tuple[int, ...] = (3, 4, 5, 6, 7, 8, 9, 10, 11, 12)
+    phi: tuple[float, ...] = (0.1, 0.5, 1.0, 2.0)
+    repetitions: int = 5
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class H2ScalingCase:
+    """H²-ULV against LORAPO on one kernel matrix."""
+
+    experiment: ClassVar[str] = "h2_scaling"
+    packages: ClassVar[tuple[str, ...]] = ("hmatrix",)
+
+    n: int
+    diagonal: Literal["dominant", "natural"] = "natural"
+    theta: float = 2.0
+    leaf: int = 256
+    rank: int = 100
+    tolerance: float = 1e-6
+    repetitions: int = 3
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepBreakdownCase:
+    """One training step of ResNet-50, split into the seven published parts."""
+
+    experiment: ClassVar[str] = "step_breakdown"
+    packages: ClassVar[tuple[str, ...]] = ("kfac", "training")
+
+    ranks: int = 2
+    pixels: int = 64
+    batch_per_rank: int = 16
+    repetitions: int = 3
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resnet50TableCase:
+    """Epochs, iterations and accuracy of one optimizer at one batch size, over five folds."""
+
+    experiment: ClassVar[str] = "resnet50_table"
+    packages: ClassVar[tuple[str, ...]] = ("kfac", "training")
+
+    optimizer: Literal["sgd", "kfac"]
+    batch: int
+    lr: float
+    momentum: float = 0.9
+    damping: float = 1e-2
+    epochs: int = 20
+    folds: int = 5
+    seed: int = 0
+
+
+CASES: dict[str, type[Case]] = {
+    case.experiment: case for case in (Int8DgemmCase, H2ScalingCase, Resnet50TableCase, StepBreakdownCase)
+}
+EXPERIMENTS = tuple(CASES)
+
+
+def sources(experiment: str) -> tuple[str, ...]:
+    """Return the packages and modules of kinji that a record of `experiment` depends on."""
+    return (*CASES[experiment].packages, f"experiments/{experiment}", "experiments/context")
+
+
+def case_name(parameters: dict[str, Any]) -> str:
+    """Name a case by its scalar parameters, in the order given: ``n~1024_diagonal~natural``."""
+    scalars = {k: v for k, v in parameters.items() if not isinstance(v, (list, tuple))}
+    return "_".join(f"{k}~{v}" for k, v in scalars.items()) or "default"
+
+
+def as_parameters(case: Case) -> dict[str, Any]:
+    """Return every parameter of `case`, tuples as lists as JSON has them."""
+    values = {field.name: getattr(case, field.name) for field in fields(case)}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}

@@ -1,0 +1,1 @@
+"""What decides each claim: functions from a tidy table to an estimate, one module per experiment."""

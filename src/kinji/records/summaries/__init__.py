@@ -1,0 +1,1 @@
+"""The published tables, made from tidy tables: one module per experiment."""
