@@ -25,7 +25,8 @@ def run_case(case: Case, *, out: Path, device: str, threads: int, record_failure
     error = None
     with open_context(f"{case.experiment} {out.stem}", device, threads) as context:
         try:
-            observations.extend(experiment.measure(case, context))
+            for observation in experiment.measure(case, context):  # what came before a failure is kept
+                observations.append(observation)  # noqa: PERF402
         except Exception as exception:
             if not record_failure:
                 raise

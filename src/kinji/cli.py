@@ -1,0 +1,195 @@
+"""The `kinji` command: one sub-command per experiment, and what turns their records into figures, tables and verdicts."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+import sys
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kinji.errors import KinjiError
+from kinji.experiments.cases import CASES, Case
+from kinji.records import layout
+
+app = typer.Typer(
+    help="Re-run, redraw and judge the experiments of approximate matrix factorization for deep learning.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Scale = Annotated[str, typer.Option(help=f"One of {', '.join(layout.SCALES)}.")]
+Machine = Annotated[str | None, typer.Option(help="Draw from this machine's committed measurements.")]
+
+
+def _experiment_command(case_type: type[Case]) -> Callable[..., None]:
+    """Make the command that runs one case of `case_type`: its flags are the fields of the class."""
+
+    def command(
+        *, out: Path | None, device: str, threads: int, record_failure: bool, **parameters: Any
+    ) -> None:
+        from kinji.experiments.run import default_path, run_case
+
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in parameters.items()}
+        case = case_type(**values)
+        out = out or default_path(case)
+        run_case(case, out=out, device=device, threads=threads, record_failure=record_failure)
+        typer.echo(f"{out}")
+
+    command.__doc__ = case_type.__doc__
+    command.__signature__ = _signature(case_type)  # type: ignore[attr-defined]
+    return command
+
+
+def _signature(case_type: type[Case]) -> inspect.Signature:
+    hints = typing.get_type_hints(case_type)
+    parameters = [_flag(f.name, hints[f.name], f.default) for f in dataclasses.fields(case_type)]
+    parameters += [
+        _flag("out", Path | None, None, help="The record's file.", default_text="results/by-hand/..."),
+        _flag("device", str, "cpu", help="cpu or cuda; never replaced by the other."),
+        _flag("threads", int, os.cpu_count() or 1, help="Threads of torch, numba and BLAS."),
+        _flag("record_failure", bool, False, help="On failure leave the error in the record and exit 0."),
+    ]
+    return inspect.Signature(parameters)
+
+
+def _flag(name: str, hint: Any, default: Any, help: str = "", default_text: str | None = None) -> inspect.Parameter:
+    if typing.get_origin(hint) is tuple:
+        hint, default = list[typing.get_args(hint)[0]], list(default)  # type: ignore[misc]
+    required = default is dataclasses.MISSING
+    option = typer.Option(help=help or None, show_default=default_text or True)
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if required else default,
+        annotation=Annotated[hint, option],
+    )
+
+
+for _case_type in CASES.values():
+    app.command(_case_type.experiment.replace("_", "-"), rich_help_panel="Experiments: run one case")(
+        _experiment_command(_case_type)
+    )
+
+
+@app.command(rich_help_panel="From records")
+def collect(
+    experiment: str,
+    records: list[Path],
+    scale: Scale = "smoke",
+    out: Annotated[Path, typer.Option(help="The table's file.")] = Path("table.csv"),
+) -> None:
+    """Join RECORDS of one experiment into its tidy table, one observation a row."""
+    from kinji.records.tables import failures, tidy
+
+    tidy(sorted(records), layout.check_scale(scale)).to_csv(out, index=False)
+    for name, message in failures(records).items():
+        typer.echo(f"{experiment} {name} failed: {message}", err=True)
+
+
+@app.command(rich_help_panel="From records")
+def figure(
+    name: Annotated[str, typer.Argument(help=f"One of {', '.join(CASES)}.")],
+    scale: Scale = "smoke",
+    machine: Machine = None,
+) -> None:
+    """Redraw one figure from the records that exist, or from the committed ones; no experiment runs."""
+    from kinji.report.figures import draw_figure
+
+    for file in draw_figure(name, scale, machine):
+        typer.echo(f"{file}")
+
+
+@app.command(rich_help_panel="From records")
+def table(
+    name: Annotated[str, typer.Argument(help=f"One of {', '.join(CASES)}.")],
+    scale: Scale = "smoke",
+    machine: Machine = None,
+) -> None:
+    """Write one published table, as CSV and as booktabs LaTeX, from the records."""
+    from kinji.report.summaries import write_summary
+
+    for file in write_summary(name, scale, machine):
+        typer.echo(f"{file}")
+
+
+@app.command(rich_help_panel="From records")
+def claims(
+    scale: Scale = "smoke",
+    out: Annotated[Path | None, typer.Option(help="Write the table here as CSV too.")] = None,
+) -> None:
+    """Judge every claim from the records and print the claims table."""
+    from kinji.records import judge_all, verdict_table
+    from kinji.report.terminal import print_claims
+
+    rows = verdict_table(judge_all(scale))
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        rows.to_csv(out, index=False)
+    print_claims(rows)
+
+
+@app.command(rich_help_panel="From records")
+def notebook(
+    name: Annotated[str, typer.Argument(help=f"One of {', '.join(CASES)}.")],
+    scale: Scale = "smoke",
+    out: Annotated[Path | None, typer.Option(help="Keep the executed notebook here (.ipynb or .html).")] = None,
+) -> None:
+    """Execute one notebook against the records."""
+    from kinji.report.notebooks import execute_notebook
+
+    typer.echo(f"{execute_notebook(name, layout.check_scale(scale), out)}")
+
+
+@app.command(rich_help_panel="From records")
+def report(scale: Scale = "smoke") -> None:
+    """Write the report, HTML and PDF, from tables, figures and verdicts that exist."""
+    from kinji.report.build import write_report
+
+    for file in write_report(scale):
+        typer.echo(f"{file}")
+
+
+@app.command(rich_help_panel="From records")
+def fingerprints(records: list[Path]) -> None:
+    """Print, per record, the hash of what must come out the same in every run: all but times and peaks."""
+    from kinji.records import fingerprint, read_record
+
+    for path in sorted(records):
+        typer.echo(f"{fingerprint(read_record(path))}  {path}")
+
+
+@app.command(rich_help_panel="From records")
+def keep(scale: Scale = "smoke") -> None:
+    """Copy this run's finished records to paper/measured/<machine>/<scale>/, to be committed."""
+    from kinji.records.keep import keep_records
+
+    for file in keep_records(scale):
+        typer.echo(f"{file}")
+
+
+@app.command(rich_help_panel="From records")
+def forget_failures(scale: Scale = "smoke") -> None:
+    """Delete the records of failed cases, so that the next run tries them again."""
+    from kinji.records.keep import forget_failed
+
+    for file in forget_failed(scale):
+        typer.echo(f"forgot {file}", err=True)
+
+
+def main() -> None:
+    """Run the command line; a mistake the user can mend ends in one line and exit status 1."""
+    try:
+        app()
+    except (KinjiError, ValueError, ArithmeticError) as error:
+        sys.exit(f"kinji: error: {error}")
+
+
+if __name__ == "__main__":
+    main()
