@@ -83,7 +83,8 @@ class Resnet50TableCase:
 CASES: dict[str, type[Case]] = {
     case.experiment: case for case in (Int8DgemmCase, H2ScalingCase, Resnet50TableCase, StepBreakdownCase)
 }
-EXPERIMENTS = tuple(CASES)
+TUNINGS = tuple(name for name in CASES if name.endswith("_tune"))
+EXPERIMENTS = tuple(name for name in CASES if name not in TUNINGS)
 
 
 def sources(experiment: str) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from kinji.errors import KinjiError
@@ -16,6 +17,11 @@ def repository() -> Path:
         if (folder / "paper" / "claims.yaml").exists():
             return folder
     raise KinjiError(f"{here} is not inside a kinji repository (no paper/claims.yaml above it). cd into your clone.")
+
+
+def default_scale() -> str:
+    """Return the scale that is meant if none is named: ``$KINJI_SCALE`` (set for notebooks), else smoke."""
+    return check_scale(os.environ.get("KINJI_SCALE", "smoke"))
 
 
 def check_scale(scale: str) -> str:

@@ -15,8 +15,9 @@ class NoRecords(KinjiError):
     """An experiment without a record, neither of this run nor committed."""
 
 
-def record_paths(experiment: str, scale: str = "smoke", machine: str | None = None) -> list[Path]:
+def record_paths(experiment: str, scale: str | None = None, machine: str | None = None) -> list[Path]:
     """Return the records of `experiment`: `machine`'s committed ones, or this run's if it has any, else committed ones."""
+    scale = scale or layout.default_scale()
     own = sorted((layout.results(scale) / experiment).glob("*.json"))
     if own and machine is None:
         return own
@@ -31,13 +32,17 @@ def record_paths(experiment: str, scale: str = "smoke", machine: str | None = No
     return sorted((layout.measured(chosen, scale) / experiment).glob("*.json"))
 
 
-def load_records(experiment: str, scale: str = "smoke", machine: str | None = None) -> list[Record]:
+def load_records(experiment: str, scale: str | None = None, machine: str | None = None) -> list[Record]:
     """Return the validated records of `experiment`, failed cases included; see `record_paths` for which."""
     return [read_record(path) for path in record_paths(experiment, scale, machine)]
 
 
-def load_table(experiment: str, scale: str = "smoke", machine: str | None = None) -> pd.DataFrame:
-    """Return the tidy table of `experiment`; see `record_paths` for which records it is made of."""
+def load_table(experiment: str, scale: str | None = None, machine: str | None = None) -> pd.DataFrame:
+    """Return the tidy table of `experiment`: this run's if it has one, else made of the records `record_paths` finds."""
+    scale = scale or layout.default_scale()
+    own = layout.results(scale) / f"{experiment}.csv"
+    if own.exists() and machine is None:
+        return pd.read_csv(own)
     return tidy(record_paths(experiment, scale, machine), scale)
 
 

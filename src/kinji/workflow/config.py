@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -25,11 +26,14 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-_CASE_LISTS: dict[str, Any] = {
-    name: (list[validated(case, config=ConfigDict(extra="forbid"))], Field(default=[], description=case.__doc__))  # type: ignore[misc]
-    for name, case in CASES.items()
-}
-Experiments = create_model("Experiments", __base__=_Strict, **_CASE_LISTS)
+def _case_list(case: Any) -> Any:
+    strict = validated(case, config=ConfigDict(extra="forbid"), frozen=True, kw_only=True)
+    return list[strict], Field(default=[], description=case.__doc__)
+
+
+Experiments = create_model(
+    "Experiments", __base__=_Strict, **{name: _case_list(case) for name, case in CASES.items()}
+)
 
 
 class Configuration(_Strict):
@@ -49,12 +53,18 @@ def load_config(scale: str) -> dict[str, Any]:
     path = layout.repository() / "config" / f"{layout.check_scale(scale)}.yaml"
     given = yaml.safe_load(path.read_text())
     try:
-        Configuration.model_validate(given)
+        settings = Configuration.model_validate(given).model_dump(exclude={"experiments"})
     except ValidationError as error:
         raise KinjiError(f"config/{path.name}: " + "; ".join(_explain(e) for e in error.errors())) from error
     for experiment, cases in given["experiments"].items():
         _check_names(path, experiment, [case_name(case) for case in cases])
-    return Configuration.model_construct(**given).model_dump()
+    return settings | {"experiments": given["experiments"]}
+
+
+def check_overrides(given: dict[str, Any]) -> None:
+    """Raise `KinjiError` if ``snakemake --config`` was given anything but the scale."""
+    if unknown := sorted(set(given) - {"scale"}):
+        raise KinjiError(f"--config knows only `scale`, got {', '.join(unknown)}. Edit config/<scale>.yaml for the rest.")
 
 
 def _explain(error: Any) -> str:
@@ -72,7 +82,7 @@ def _known_keys(parents: list[Any]) -> list[str]:
         return list(Configuration.model_fields)
     if parents == ["experiments"]:
         return list(CASES)
-    return list(CASES[parents[1]].__dataclass_fields__)
+    return [field.name for field in fields(CASES[parents[1]])]  # type: ignore[arg-type]
 
 
 def _check_names(path: Path, experiment: str, names: list[str]) -> None:

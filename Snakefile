@@ -1,0 +1,52 @@
+"""The whole road: cases -> records -> tables -> figures, verdicts, notebooks -> report. See README.md."""
+
+from snakemake.utils import min_version
+
+min_version("9.20")
+
+from pathlib import Path
+
+from kinji.experiments.cases import CASES, sources
+from kinji.records.layout import SCALES, check_scale
+from kinji.records.provenance import source_hash
+from kinji.workflow.config import check_overrides, load_config
+from kinji.workflow.rules import cases, experiments, flags, record_paths, tunings
+
+check_overrides(config)
+SCALE = check_scale(config.get("scale", "smoke"))
+load_config(SCALE)
+REFERENCE = sorted(path.stem for path in Path("paper/reference").glob("*.csv"))
+
+
+wildcard_constraints:
+    scale="|".join(SCALES),
+    experiment="|".join(CASES),
+    case="[^/]+",
+
+
+def setting(name):
+    return lambda wildcards: load_config(wildcards.scale)[name]
+
+
+def case_flags(experiment):
+    return lambda wildcards: flags(wildcards.scale, experiment, wildcards.case)
+
+
+# A timed case takes every core there is, so that nothing else of the DAG runs beside it.
+def every_core(wildcards):
+    return load_config(wildcards.scale)["threads"] or workflow.cores or 1
+
+
+include: "workflows/int8_dgemm.smk"
+include: "workflows/h2_scaling.smk"
+include: "workflows/resnet50_table.smk"
+include: "workflows/step_breakdown.smk"
+include: "workflows/from_records.smk"
+include: "workflows/collect.smk"
+
+
+localrules:
+    all,
+    tune,
+    figures,
+    tables,

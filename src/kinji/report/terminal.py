@@ -1,0 +1,26 @@
+"""The claims table on a terminal."""
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+COLOURS = {
+    "reproduced": "green",
+    "trend reproduced": "green",
+    "modelled": "cyan",
+    "inconclusive": "yellow",
+    "not reproduced": "red",
+    "not run": "dim",
+}
+
+
+def print_claims(rows: pd.DataFrame) -> None:
+    """Print claim, published value, ours and verdict; then how many claims got each verdict."""
+    table = Table("claim", "published", "ours", "accepted", "verdict", title="Claims", show_lines=True)
+    for row in rows.itertuples():
+        colour = COLOURS[row.verdict]
+        table.add_row(row.claim, row.published, f"{row.ours} {row.interval}", row.accept, f"[{colour}]{row.verdict}[/]")
+    console = Console()
+    console.print(table)
+    counts = rows["verdict"].value_counts() if len(rows) else pd.Series(dtype=int)
+    console.print(", ".join(f"{counts[verdict]} {verdict}" for verdict in COLOURS if verdict in counts))

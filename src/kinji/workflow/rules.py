@@ -1,0 +1,48 @@
+"""What the rules ask of the configuration: which cases there are, and the flags of each."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from kinji.errors import KinjiError
+from kinji.experiments.cases import TUNINGS, case_name
+from kinji.workflow.config import load_config
+
+
+def cases(scale: str, experiment: str) -> list[str]:
+    """Return the names of the cases of `experiment` at `scale`."""
+    return [case_name(case) for case in load_config(scale)["experiments"].get(experiment, [])]
+
+
+def experiments(scale: str) -> list[str]:
+    """Return the experiments of the report that have cases at `scale`."""
+    return [name for name, listed in load_config(scale)["experiments"].items() if listed and name not in TUNINGS]
+
+
+def tunings(scale: str) -> list[str]:
+    """Return the tuning stages that have cases at `scale`."""
+    return [name for name, listed in load_config(scale)["experiments"].items() if listed and name in TUNINGS]
+
+
+def record_paths(scale: str, experiment: str) -> list[str]:
+    """Return the record of every case of `experiment` at `scale`."""
+    return [f"results/{scale}/{experiment}/{case}.json" for case in cases(scale, experiment)]
+
+
+def flags(scale: str, experiment: str, case: str) -> str:
+    """Return the command-line flags of one case; raise `KinjiError` if `scale` has no such case."""
+    for parameters in load_config(scale)["experiments"].get(experiment, []):
+        if case_name(parameters) == case:
+            return " ".join(_flag(key, value) for key, value in parameters.items())
+    raise KinjiError(
+        f"config/{scale}.yaml has no case {case} of {experiment}; it has: {', '.join(cases(scale, experiment))}."
+    )
+
+
+def _flag(key: str, value: Any) -> str:
+    name = "--" + key.replace("_", "-")
+    if isinstance(value, bool):
+        return name if value else name.replace("--", "--no-", 1)
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return " ".join(f"{name} {shlex.quote(str(v))}" for v in values)

@@ -1,0 +1,23 @@
+rule measure_resnet50_table:
+    output:
+        record="results/{scale}/resnet50_table/{case}.json",
+    log:
+        "logs/{scale}/resnet50_table/{case}.log",
+    benchmark:
+        "logs/{scale}/resnet50_table/{case}.benchmark.tsv"
+    conda:
+        "../environment.yml"
+    threads: 1
+    resources:
+        runtime=setting("runtime_minutes"),
+        mem_mb=setting("memory_megabytes"),
+        gpu=setting("gpus"),
+    params:
+        flags=case_flags("resnet50_table"),
+        device=setting("device"),
+        source=source_hash(sources("resnet50_table")),
+    message:
+        "Training, {wildcards.case} at scale {wildcards.scale}"
+    shell:
+        "kinji resnet50-table {params.flags} --out {output.record} --device {params.device}"
+        " --threads {threads} --record-failure 2>&1 | tee {log}"
