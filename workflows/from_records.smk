@@ -38,6 +38,7 @@ rule draw_figure:
         "../environment.yml"
     params:
         source=source_hash(["report/figures", "report/style"]),
+        caption=lambda w: captions()[w.experiment]["figure"],
     message:
         "Figure of {wildcards.experiment} at scale {wildcards.scale}"
     shell:
@@ -119,7 +120,7 @@ rule write_report:
         tables=lambda w: collect(
             "results/{{scale}}/tables/{e}.csv", e=experiments(w.scale)
         ),
-        source=["paper/report.typ", "paper/report.html.j2"],
+        source=["paper/report.typ", "paper/captions.yaml"],
     output:
         pdf="results/{scale}/report.pdf",
         html="results/{scale}/report.html",

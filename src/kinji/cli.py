@@ -31,9 +31,7 @@ Machine = Annotated[str | None, typer.Option(help="Draw from this machine's comm
 def _experiment_command(case_type: type[Case]) -> Callable[..., None]:
     """Make the command that runs one case of `case_type`: its flags are the fields of the class."""
 
-    def command(
-        *, out: Path | None, device: str, threads: int, record_failure: bool, **parameters: Any
-    ) -> None:
+    def command(*, out: Path | None, device: str, threads: int, record_failure: bool, **parameters: Any) -> None:
         from kinji.experiments.run import default_path, run_case
 
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in parameters.items()}

@@ -77,4 +77,6 @@ def check_device(device: str, cuda_is_available: Callable[[], bool]) -> None:
     if device not in ("cpu", "cuda"):
         raise KinjiError(f"unknown device {device!r}: choose cpu or cuda.")
     if device == "cuda" and not cuda_is_available():
-        raise KinjiError("--device cuda, but torch sees no CUDA device. Run on a machine with one, or pass --device cpu.")
+        raise KinjiError(
+            "--device cuda, but torch sees no CUDA device. Run on a machine with one, or pass --device cpu."
+        )

@@ -26,17 +26,24 @@ def run_case(case: Case, *, out: Path, device: str, threads: int, record_failure
     with open_context(f"{case.experiment} {out.stem}", device, threads) as context:
         try:
             for observation in experiment.measure(case, context):  # what came before a failure is kept
-                observations.append(observation)  # noqa: PERF402
+                observations.append(observation)
         except Exception as exception:
             if not record_failure:
                 raise
-            error = {"message": f"{type(exception).__name__}: {exception}", "traceback": traceback.format_exc()}
+            error = {
+                "message": f"{type(exception).__name__}: {exception}",
+                "traceback": traceback.format_exc(),
+            }
             context.progress.say(f"failed, the error is kept in {out}: {error['message']}")
         provenance = describe_run(
             sources=sources(case.experiment), device=device, threads=threads, seed=parameters.get("seed")
         )
     record = Record(
-        experiment=case.experiment, parameters=parameters, observations=observations, provenance=provenance, error=error
+        experiment=case.experiment,
+        parameters=parameters,
+        observations=observations,
+        provenance=provenance,
+        error=error,
     )
     write_record(record, out)
 

@@ -79,17 +79,22 @@ def judge(claim: Claim, table: pd.DataFrame | None) -> Verdict:
     """Decide `claim` from the tidy table of its experiment (`None` or empty: not run)."""
     if claim.metric is None or table is None or table.empty:
         return Verdict(claim, "not run", None, "", "", "")
-    origin = [" ".join(sorted(table[column].unique())) for column in ("scale", "machine", "record")]
+    scale, machine, record = (" ".join(sorted(table[column].unique())) for column in tables.ORIGIN)
     try:
         ours = _metric(claim)(table)
-    except (ArithmeticError, LookupError, ValueError) as error:  # a failed case leaves holes: they must not cost the report
-        return Verdict(claim, "not run", None, *origin, note=f"the records do not decide it: {error!r}")
-    return Verdict(claim, _decide(claim, ours, origin[0]), ours, *origin)
+    except (
+        ArithmeticError,
+        LookupError,
+        ValueError,
+    ) as error:  # a failed case leaves holes: they must not cost the report
+        return Verdict(claim, "not run", None, scale, machine, record, f"the records do not decide it: {error!r}")
+    return Verdict(claim, _decide(claim, ours, scale), ours, scale, machine, record)
 
 
 def _metric(claim: Claim) -> Callable[[pd.DataFrame], Estimate | None]:
     metrics = importlib.import_module(f"kinji.records.metrics.{claim.experiment}")
-    return getattr(metrics, str(claim.metric))  # type: ignore[no-any-return]
+    metric: Callable[[pd.DataFrame], Estimate | None] = getattr(metrics, str(claim.metric))
+    return metric
 
 
 def _decide(claim: Claim, ours: Estimate | None, scale: str) -> str:

@@ -18,7 +18,17 @@ import threadpoolctl
 import kinji
 
 PACKAGE = Path(kinji.__file__).parent
-VERSIONED = ("torch", "torchvision", "numpy", "scipy", "numba", "scikit-learn", "mpi4py", "cupy-cuda13x", "triton")
+VERSIONED = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "scipy",
+    "numba",
+    "scikit-learn",
+    "mpi4py",
+    "cupy-cuda13x",
+    "triton",
+)
 
 
 def source_hash(sources: Iterable[str]) -> str:
@@ -72,7 +82,10 @@ def _versions() -> dict[str, str]:
 
 def describe_run(*, sources: Iterable[str], device: str, threads: int, seed: int | None) -> dict[str, Any]:
     """Provenance of the run going on now: everything a reader needs to judge, or repeat, its numbers."""
-    blas = [f"{p['internal_api']} {p['version']} {p.get('architecture', '')}".strip() for p in threadpoolctl.threadpool_info()]
+    blas = [
+        f"{p['internal_api']} {p['version']} {p.get('architecture', '')}".strip()
+        for p in threadpoolctl.threadpool_info()
+    ]
     return {
         "kinji": kinji.__version__,
         "source_hash": source_hash(sources),

@@ -78,7 +78,9 @@ def read_record(path: Path) -> Record:
     except FileNotFoundError as error:
         raise RecordError(f"no record at {path}. Run its case, or check the path.") from error
     except ValueError as error:
-        raise RecordError(f"{path} is not a whole JSON document ({error}). Delete it and run the case again.") from error
+        raise RecordError(
+            f"{path} is not a whole JSON document ({error}). Delete it and run the case again."
+        ) from error
     return _validate(fields, path)
 
 

@@ -10,6 +10,8 @@ from kinji.errors import KinjiError
 from kinji.records import layout
 from kinji.records.record import Record, read_record
 
+ORIGIN = ["scale", "machine", "record"]
+
 
 class NoRecords(KinjiError):
     """An experiment without a record, neither of this run nor committed."""
@@ -50,12 +52,12 @@ def tidy(paths: list[Path], scale: str) -> pd.DataFrame:
     """Return one row per observation of the records at `paths`: scalar parameters, fields, `scale`, `machine`, `record`."""
     records = [(path, read_record(path)) for path in paths]
     frames = [_rows(record, path.stem, scale) for path, record in records if record.observations]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=ORIGIN)
 
 
 def _rows(record: Record, name: str, scale: str) -> pd.DataFrame:
     parameters = {k: v for k, v in record.parameters.items() if not isinstance(v, (list, tuple))}
-    origin = {"scale": scale, "machine": record.provenance["machine"], "record": name}
+    origin = dict(zip(ORIGIN, (scale, record.provenance["machine"], name), strict=True))
     return pd.DataFrame([parameters | row | origin for row in record.observations])
 
 

@@ -13,6 +13,7 @@ from nbconvert import HTMLExporter
 
 from kinji.errors import KinjiError
 from kinji.records import layout
+from kinji.records.tables import failures, record_paths
 
 TIMEOUT_SECONDS = 300
 
@@ -27,10 +28,16 @@ def execute_notebook(name: str, scale: str, out: Path | None = None) -> Path:
     out = out or layout.results(scale) / "notebooks" / f"{name}.html"
     notebook = jupytext.read(source)
     os.environ["KINJI_SCALE"] = scale
+    holes = bool(failures(record_paths(name, scale)))  # where cases failed, the page shows which cells that cost
+    client = NotebookClient(
+        notebook, timeout=TIMEOUT_SECONDS, allow_errors=holes, resources={"metadata": {"path": str(root)}}
+    )
     try:
-        NotebookClient(notebook, timeout=TIMEOUT_SECONDS, resources={"metadata": {"path": str(root)}}).execute()
+        client.execute()
     except CellExecutionError as error:
         raise KinjiError(f"notebooks/{name}.py failed at scale {scale}: {error.ename}: {error.evalue}") from error
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(nbformat.writes(notebook) if out.suffix == ".ipynb" else HTMLExporter().from_notebook_node(notebook)[0])
+    out.write_text(
+        nbformat.writes(notebook) if out.suffix == ".ipynb" else HTMLExporter().from_notebook_node(notebook)[0]
+    )
     return out

@@ -27,20 +27,20 @@ class _Strict(BaseModel):
 
 
 def _case_list(case: Any) -> Any:
-    strict = validated(case, config=ConfigDict(extra="forbid"), frozen=True, kw_only=True)
+    strict: Any = validated(case, config=ConfigDict(extra="forbid"), frozen=True, kw_only=True)
     return list[strict], Field(default=[], description=case.__doc__)
 
 
-Experiments = create_model(
-    "Experiments", __base__=_Strict, **{name: _case_list(case) for name, case in CASES.items()}
-)
+Experiments = create_model("Experiments", __base__=_Strict, **{name: _case_list(case) for name, case in CASES.items()})
 
 
 class Configuration(_Strict):
     """What runs at one scale, and on what."""
 
     device: Literal["cpu", "cuda"] = Field("cpu", description="Device of every experiment that can choose one.")
-    threads: int | None = Field(None, gt=0, description="Threads of a timed case; null: every core Snakemake was given.")
+    threads: int | None = Field(
+        None, gt=0, description="Threads of a timed case; null: every core Snakemake was given."
+    )
     runtime_minutes: int = Field(60, gt=0, description="Time limit of one case on a cluster.")
     memory_megabytes: int = Field(8000, gt=0, description="Memory of one case on a cluster.")
     gpus: int = Field(0, ge=0, description="GPUs of one case on a cluster.")
@@ -64,7 +64,9 @@ def load_config(scale: str) -> dict[str, Any]:
 def check_overrides(given: dict[str, Any]) -> None:
     """Raise `KinjiError` if ``snakemake --config`` was given anything but the scale."""
     if unknown := sorted(set(given) - {"scale"}):
-        raise KinjiError(f"--config knows only `scale`, got {', '.join(unknown)}. Edit config/<scale>.yaml for the rest.")
+        raise KinjiError(
+            f"--config knows only `scale`, got {', '.join(unknown)}. Edit config/<scale>.yaml for the rest."
+        )
 
 
 def _explain(error: Any) -> str:
@@ -82,7 +84,7 @@ def _known_keys(parents: list[Any]) -> list[str]:
         return list(Configuration.model_fields)
     if parents == ["experiments"]:
         return list(CASES)
-    return [field.name for field in fields(CASES[parents[1]])]  # type: ignore[arg-type]
+    return [field.name for field in fields(CASES[parents[1]])]
 
 
 def _check_names(path: Path, experiment: str, names: list[str]) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
+import yaml
+
 from kinji.errors import KinjiError
 from kinji.experiments.cases import TUNINGS, case_name
+from kinji.records.layout import repository
 from kinji.workflow.config import load_config
 
 
@@ -28,6 +31,12 @@ def tunings(scale: str) -> list[str]:
 def record_paths(scale: str, experiment: str) -> list[str]:
     """Return the record of every case of `experiment` at `scale`."""
     return [f"results/{scale}/{experiment}/{case}.json" for case in cases(scale, experiment)]
+
+
+def captions() -> dict[str, dict[str, str]]:
+    """Return title, method and figure caption of every experiment."""
+    content: dict[str, dict[str, str]] = yaml.safe_load((repository() / "paper" / "captions.yaml").read_text())
+    return content
 
 
 def flags(scale: str, experiment: str, case: str) -> str:
