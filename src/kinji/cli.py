@@ -1,4 +1,4 @@
-"""The `kinji` command: one sub-command per experiment, and what turns their records into figures, tables and verdicts."""
+"""The `kinji` command: one sub-command per experiment, and what turns records into figures, tables, verdicts."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -30,7 +30,7 @@ class Progress:
 
     def track(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
         """Yield `items`, showing how many of `total` (their length, if they have one) are done."""
-        if total is None and hasattr(items, "__len__"):
+        if total is None and isinstance(items, Sized):
             total = len(items)
         if sys.stderr.isatty():
             console = Console(stderr=True)
@@ -58,15 +58,16 @@ class Context:
 
 @contextmanager
 def open_context(title: str, device: str, threads: int) -> Iterator[Context]:
-    """Check that `device` is there and limit torch, numba and the BLAS to `threads`; raise `KinjiError` if they can't be."""
+    """Check that `device` is there and limit torch, numba and BLAS to `threads`; raise `KinjiError` if that fails."""
     import numba
     import threadpoolctl
     import torch
 
     check_device(device, torch.cuda.is_available)
-    if not 1 <= threads <= numba.config.NUMBA_NUM_THREADS:
-        raise KinjiError(f"--threads {threads}: this machine runs 1 to {numba.config.NUMBA_NUM_THREADS} threads.")
-    numba.set_num_threads(threads)
+    try:
+        numba.set_num_threads(threads)
+    except ValueError as error:
+        raise KinjiError(f"--threads {threads}: {error}. Choose at most the cores of this machine.") from error
     torch.set_num_threads(threads)
     with threadpoolctl.threadpool_limits(threads):
         yield Context(device, threads, Progress(title))

@@ -24,7 +24,7 @@ class Claim:
     Attributes
     ----------
     metric
-        A function of `kinji.records.metrics.<experiment>`; ``None`` while nothing here can decide the claim (see `needs`).
+        A function of `kinji.records.metrics.<experiment>`; ``None`` while nothing here decides the claim (see `needs`).
     accept
         The range ``{"min": .., "max": ..}`` of the metric in which the claim holds; either end may be absent.
     scale

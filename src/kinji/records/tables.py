@@ -18,7 +18,7 @@ class NoRecords(KinjiError):
 
 
 def record_paths(experiment: str, scale: str | None = None, machine: str | None = None) -> list[Path]:
-    """Return the records of `experiment`: `machine`'s committed ones, or this run's if it has any, else committed ones."""
+    """Return the records of `experiment`: `machine`'s committed ones, or this run's, or (if none) committed ones."""
     scale = scale or layout.default_scale()
     own = sorted((layout.results(scale) / experiment).glob("*.json"))
     if own and machine is None:
@@ -40,7 +40,7 @@ def load_records(experiment: str, scale: str | None = None, machine: str | None 
 
 
 def load_table(experiment: str, scale: str | None = None, machine: str | None = None) -> pd.DataFrame:
-    """Return the tidy table of `experiment`: this run's if it has one, else made of the records `record_paths` finds."""
+    """Return the tidy table of `experiment`: this run's, or made of the records `record_paths` finds."""
     scale = scale or layout.default_scale()
     own = layout.results(scale) / f"{experiment}.csv"
     if own.exists() and machine is None:
@@ -49,7 +49,7 @@ def load_table(experiment: str, scale: str | None = None, machine: str | None = 
 
 
 def tidy(paths: list[Path], scale: str) -> pd.DataFrame:
-    """Return one row per observation of the records at `paths`: scalar parameters, fields, `scale`, `machine`, `record`."""
+    """Return one row per observation of the records at `paths`: scalar parameters, fields, then `ORIGIN`."""
     records = [(path, read_record(path)) for path in paths]
     frames = [_rows(record, path.stem, scale) for path, record in records if record.observations]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=ORIGIN)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import typst
@@ -24,13 +24,12 @@ def write_report(scale: str) -> list[Path]:
     records = {name: load_records(name, scale) for name in EXPERIMENTS if _figure(name, scale).exists()}
     _write_run(folder, scale, records)
     root = layout.repository()
-    outputs = [folder / "report.pdf", folder / "report.html"]
-    for out in outputs:
-        content = typst.compile(
-            root / "paper" / "report.typ", root=root, format=out.suffix[1:], sys_inputs={"scale": scale}
-        )
-        out.write_bytes(content)
-    return outputs
+    formats: tuple[Literal["pdf", "html"], ...] = ("pdf", "html")
+    for ending in formats:
+        source = root / "paper" / "report.typ"
+        content = typst.compile(source, root=root, format=ending, sys_inputs={"scale": scale})
+        (folder / f"report.{ending}").write_bytes(content)
+    return [folder / f"report.{ending}" for ending in formats]
 
 
 def _figure(name: str, scale: str) -> Path:

@@ -19,7 +19,7 @@ TIMEOUT_SECONDS = 300
 
 
 def execute_notebook(name: str, scale: str, out: Path | None = None) -> Path:
-    """Execute notebooks/<name>.py in the repository's root and keep the page; raise `KinjiError` naming a failed cell."""
+    """Execute notebooks/<name>.py in the repository's root, keep the page; raise `KinjiError` if a cell fails."""
     root = layout.repository()
     source = root / "notebooks" / f"{name}.py"
     if not source.exists():

@@ -17,9 +17,9 @@ COLOURS = {
 def print_claims(rows: pd.DataFrame) -> None:
     """Print claim, published value, ours and verdict; then how many claims got each verdict."""
     table = Table("claim", "published", "ours", "accepted", "verdict", title="Claims", show_lines=True)
-    for row in rows.itertuples():
-        colour = COLOURS[row.verdict]
-        table.add_row(row.claim, row.published, f"{row.ours} {row.interval}", row.accept, f"[{colour}]{row.verdict}[/]")
+    for row in rows.astype(str).to_dict("records"):
+        verdict = f"[{COLOURS[row['verdict']]}]{row['verdict']}[/]"
+        table.add_row(row["claim"], row["published"], f"{row['ours']} {row['interval']}", row["accept"], verdict)
     console = Console()
     console.print(table)
     counts = rows["verdict"].value_counts() if len(rows) else pd.Series(dtype=int)
