@@ -1,0 +1,313 @@
+"""The optimizer of Osawa et al., "Scalable and practical natural gradient", 2020, in its stages.
+
+One step, on each of the ranks that share the work:
+
+1. while the loss is computed and differentiated, every rank forms the statistics of its part of the batch
+   (`accumulate`);
+2. ReduceScatterV brings gradients and statistics to the rank that owns each layer (`reduce_gradients`,
+   `reduce_statistics`);
+3. owners invert (`invert`), precondition (`precondition`) and update (`update`) their layers;
+4. AllGatherV gives the updated weights to everyone (`gather_weights`).
+
+Only the ReduceScatterV of the statistics is traffic that SGD does not have: the other two collectives are the
+two halves of its all-reduce. With one rank the collectives do nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from kinji.kfac.blocks import BatchNormRule, Block, KroneckerBlock, fisher_blocks, invert_kronecker
+from kinji.kfac.communicator import Communicator, SerialCommunicator, average_onto_owners, gather_from_owners
+from kinji.kfac.ownership import OwnershipRule, assign_owners
+
+logger = logging.getLogger(__name__)
+
+Proposal = list[tuple[Tensor, Tensor]]
+"""New weight and velocity of each parameter of a block."""
+
+
+class KFAC(torch.optim.Optimizer):
+    """Natural gradient descent with a block-diagonal empirical Fisher matrix.
+
+    Blocks are Kronecker-factored, unit-wise or, for parameters of no supported layer, the identity.
+
+    The update is ``w += -lr (F^-1 g + weight_decay w) + momentum v``, where ``v`` is the previous change of
+    ``w``. The loss must be the mean over the batch; several backward passes before a step count as one batch
+    if each loss was divided by their number. Every supported layer is called once per forward pass.
+
+    Parameters
+    ----------
+    model
+        The network. Linear layers, convolutions without groups and batch normalizations are preconditioned,
+        other parameters follow the first-order rule (same formula, ``F = I``) and are named in a warning of
+        the log.
+    lr, momentum, damping, weight_decay
+        Also entries of ``param_groups[0]``, which a schedule may change between steps.
+    statistics_decay
+        Weight of the past in the running average of the statistics; 0 is the published method.
+    refresh_interval
+        Steps between two refreshes of statistics and inverses.
+    rescale_weights
+        Whether each weight of a linear layer or convolution is scaled to the norm ``sqrt(2 d_out)`` after its
+        update (sec. 5.3 of the reference; ``v`` is then the change including the scaling).
+    batch_norm
+        ``unit-wise``: 2 x 2 blocks per channel. ``first-order``: no preconditioning.
+    ownership
+        How layers are given to ranks, see `kinji.kfac.ownership.assign_owners`.
+    pack
+        Whether symmetric statistics travel as one triangle.
+    communicator
+        How ranks talk; None for one process. Ranks must start from equal weights and give equally large
+        batches. Batch normalizations use the statistics of their own rank's part of the batch, as published.
+
+    Raises
+    ------
+    ValueError
+        An option is out of range, or the model has nothing to train.
+    FloatingPointError
+        In `step`: a gradient, a statistic or an updated weight is not finite. No weight has changed then, on
+        any rank.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        lr: float,
+        momentum: float = 0.9,
+        damping: float = 1e-3,
+        weight_decay: float = 0.0,
+        statistics_decay: float = 0.95,
+        refresh_interval: int = 1,
+        rescale_weights: bool = False,
+        batch_norm: BatchNormRule = "unit-wise",
+        ownership: OwnershipRule = "balanced",
+        pack: bool = True,
+        communicator: Communicator | None = None,
+    ) -> None:
+        _refuse_out_of_range(lr, momentum, damping, weight_decay, statistics_decay, refresh_interval)
+        self.blocks = fisher_blocks(model, batch_norm)
+        if not self.blocks:
+            raise ValueError("the model has no parameter that requires a gradient")
+        options: dict[str, float] = {"lr": lr, "momentum": momentum, "damping": damping}
+        options |= {"weight_decay": weight_decay, "statistics_decay": statistics_decay}
+        options |= {"refresh_interval": refresh_interval, "steps": 0}
+        super().__init__([p for block in self.blocks for p in block.parameters], options)
+        self.communicator = communicator or SerialCommunicator()
+        self.rescale_weights = rescale_weights
+        self.pack = pack and self.communicator.size > 1
+        owners = assign_owners([block.flops for block in self.blocks], self.communicator.size, ownership)
+        self.owned: list[list[Block]] = [[] for _ in range(self.communicator.size)]
+        for block, owner in zip(self.blocks, owners, strict=True):
+            self.owned[owner].append(block)
+        self.mine = self.owned[self.communicator.rank]
+        self._summed: dict[Block, list[Tensor]] = {}
+        self._passes: Counter[Block] = Counter()
+        self._watch_layers()
+
+    @property
+    def refreshing(self) -> bool:
+        """Whether the coming step renews statistics and inverses."""
+        group = self.param_groups[0]
+        return group["steps"] % group["refresh_interval"] == 0
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update the weights from the gradients of the last backward pass(es)."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        gradients = self.reduce_gradients()
+        if self.refreshing:
+            self.reduce_statistics()
+            self.invert()
+        self.gather_weights(self.update(self.precondition(gradients)))
+        self.param_groups[0]["steps"] += 1
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop the gradients, and the statistics formed beside them."""
+        super().zero_grad(set_to_none)
+        self._drop_statistics()
+
+    @torch.no_grad()
+    def accumulate(self, block: Block, input_: Tensor, training: bool, gradient: Tensor) -> None:
+        """Form the statistics of one layer during the backward pass and add them to the step's."""
+        formed = block.form(input_, gradient, training)
+        if block in self._summed:
+            torch._foreach_add_(self._summed[block], formed)
+        else:
+            self._summed[block] = formed
+        self._passes[block] += 1
+
+    def reduce_gradients(self) -> list[list[Tensor]]:
+        """Average the gradients of each block of this rank over the ranks.
+
+        A first number beside each rank's gradients counts what is not finite anywhere, so that every rank
+        refuses the step.
+        """
+        faults = self._faults()
+        count = self.blocks[0].parameters[0].new_tensor([float(len(faults))])
+        sent = [[count, *(_gradient(p) for block in owned for p in block.parameters)] for owned in self.owned]
+        total, *averaged = average_onto_owners(self.communicator, sent, "gradients")
+        if total.item() > 0:
+            self._drop_statistics()
+            elsewhere = "another rank met a gradient or statistic that is missing or not finite"
+            raise FloatingPointError("; ".join(faults) or elsewhere)
+        return _grouped(averaged, [block.parameters for block in self.mine])
+
+    def reduce_statistics(self) -> None:
+        """Average the statistics over the ranks and, at their owner, over the steps."""
+        sent = [[self._packed_statistics(block) for block in blocks] for blocks in self.owned]
+        flat = [[tensor for of_block in of_rank for tensor in of_block] for of_rank in sent]
+        self._drop_statistics()
+        received = average_onto_owners(self.communicator, flat, "statistics")
+        for block, averaged in zip(self.mine, _grouped(received, sent[self.communicator.rank]), strict=True):
+            self._average_over_steps(block, block.unpack(averaged) if self.pack else averaged)
+
+    def invert(self) -> None:
+        """Invert the damped blocks of this rank."""
+        damping = self.param_groups[0]["damping"]
+        kronecker = [block for block in self.mine if isinstance(block, KroneckerBlock)]
+        pairs = [self._state(block)["statistics"] for block in kronecker]
+        lowers = invert_kronecker(kronecker, pairs, damping)
+        for layer, inverted in zip(kronecker, lowers, strict=True):
+            self._state(layer)["inverse"] = inverted
+        for block in self.mine:
+            if not isinstance(block, KroneckerBlock):
+                self._state(block)["inverse"] = block.invert(self._state(block)["statistics"], damping)
+
+    def precondition(self, gradients: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
+        """Multiply the gradients of each block of this rank by its inverse."""
+        pairs = zip(self.mine, gradients, strict=True)
+        return [block.precondition(of_block, self._state(block)["inverse"]) for block, of_block in pairs]
+
+    def update(self, directions: Sequence[Sequence[Tensor]]) -> list[Proposal]:
+        """Propose a new weight and velocity for each parameter of this rank's blocks."""
+        return [self._propose(block, of_block) for block, of_block in zip(self.mine, directions, strict=True)]
+
+    def gather_weights(self, proposals: Sequence[Proposal]) -> None:
+        """Give every rank the updated weights; they are taken only if all of them are finite."""
+        owned: list[list[Tensor]] = [[p for block in blocks for p in block.parameters] for blocks in self.owned]
+        parameters = [parameter for of_rank in owned for parameter in of_rank]
+        owned[self.communicator.rank] = [weight for proposal in proposals for weight, _ in proposal]
+        gathered = gather_from_owners(self.communicator, owned, "weights")
+        weights = [weight for of_rank in gathered for weight in of_rank]
+        if not all(weight.isfinite().all() for weight in weights):
+            raise FloatingPointError("the new weights are not finite and were not taken: lower lr, raise damping")
+        torch._foreach_copy_(parameters, weights)
+        for block, proposal in zip(self.mine, proposals, strict=True):
+            for parameter, (_, velocity) in zip(block.parameters, proposal, strict=True):
+                self.state[parameter]["velocity"] = velocity
+
+    def _watch_layers(self) -> None:
+        for block in self.blocks:
+            if block.module is not None:
+                block.module.register_forward_hook(partial(self._watch, block))
+        first_order = [block.name for block in self.blocks if block.module is None]
+        if first_order:
+            logger.warning("updated by the first-order rule: %s", ", ".join(first_order))
+
+    def _watch(self, block: Block, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """Form the statistics once the output's gradient is known; autograd keeps the input until then."""
+        if self.refreshing and output.requires_grad:
+            input_, training = inputs[0].detach(), module.training
+            output.register_hook(lambda gradient: self.accumulate(block, input_, training, gradient))
+
+    def _faults(self) -> list[str]:
+        """Name what this rank must not share: gradients and statistics that are missing or not finite."""
+        faults = []
+        for block in self.blocks:
+            gradients = [parameter.grad for parameter in block.parameters]
+            if any(gradient is None for gradient in gradients):
+                faults.append(f"{block.name} has no gradient: it took no part in the loss")
+            elif not all(gradient.isfinite().all() for gradient in gradients if gradient is not None):
+                faults.append(f"{block.name} has a gradient that is not finite")
+            elif self.refreshing and block.module is not None and not _finite(self._summed.get(block, [])):
+                faults.append(f"{block.name} has statistics that are missing or not finite")
+        return faults
+
+    def _packed_statistics(self, block: Block) -> list[Tensor]:
+        formed = self._summed.get(block, [])
+        if self._passes[block] > 1:
+            formed = block.over_batches(formed, self._passes[block])
+        return block.pack(formed) if self.pack else formed
+
+    def _drop_statistics(self) -> None:
+        self._summed.clear()
+        self._passes.clear()
+
+    def _average_over_steps(self, block: Block, averaged: list[Tensor]) -> None:
+        decay, state = self.param_groups[0]["statistics_decay"], self._state(block)
+        if "statistics" in state and decay > 0:
+            torch._foreach_lerp_(state["statistics"], averaged, 1 - decay)
+        else:
+            state["statistics"] = averaged
+
+    def _propose(self, block: Block, directions: Sequence[Tensor]) -> Proposal:
+        group = self.param_groups[0]
+        proposal = []
+        for parameter, direction in zip(block.parameters, directions, strict=True):
+            velocity = direction.add(parameter, alpha=group["weight_decay"]).mul_(-group["lr"])
+            if "velocity" in self.state[parameter]:
+                velocity.add_(self.state[parameter]["velocity"], alpha=group["momentum"])
+            proposal.append((parameter + velocity, velocity))
+        if self.rescale_weights and isinstance(block, KroneckerBlock):
+            weight = _rescaled(proposal[0][0])
+            proposal[0] = (weight, weight - block.parameters[0])
+        return proposal
+
+    def _state(self, block: Block) -> dict[str, Any]:
+        return self.state[block.parameters[0]]
+
+
+def _finite(statistics: Sequence[Tensor]) -> bool:
+    """Whether there are statistics and they are finite; the diagonal of a Gram matrix bounds the rest."""
+    diagonals = [t.diagonal() if t.ndim == 2 and t.shape[0] == t.shape[1] else t for t in statistics]
+    return bool(diagonals) and all(bool(diagonal.isfinite().all()) for diagonal in diagonals)
+
+
+def _gradient(parameter: Parameter) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+
+def _grouped(tensors: Sequence[Tensor], like: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
+    """Cut a list into lists as long as those given."""
+    remaining = iter(tensors)
+    return [[next(remaining) for _ in group] for group in like]
+
+
+def _rescaled(weight: Tensor) -> Tensor:
+    """Scale a weight with d_out outputs to the norm sqrt(2 d_out)."""
+    return weight * ((2 * len(weight)) ** 0.5 / (weight.norm() + 1e-9))
+
+
+def _refuse_out_of_range(
+    lr: float,
+    momentum: float,
+    damping: float,
+    weight_decay: float,
+    statistics_decay: float,
+    refresh_interval: int,
+) -> None:
+    allowed = {
+        f"lr={lr}: must be >= 0": lr >= 0,
+        f"momentum={momentum}: must be in [0, 1)": 0 <= momentum < 1,
+        f"damping={damping}: must be >= 0": damping >= 0,
+        f"weight_decay={weight_decay}: must be >= 0": weight_decay >= 0,
+        f"statistics_decay={statistics_decay}: must be in [0, 1)": 0 <= statistics_decay < 1,
+        f"refresh_interval={refresh_interval}: must be >= 1": refresh_interval >= 1,
+    }
+    refused = [message for message, holds in allowed.items() if not holds]
+    if refused:
+        raise ValueError("; ".join(refused))

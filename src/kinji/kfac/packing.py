@@ -1,0 +1,50 @@
+"""Symmetric matrices and lists of tensors as the flat vectors that travel between ranks.
+
+A symmetric matrix travels as one triangle, in rectangular full packed format (Gustavson et al. 2010): the
+lower triangle's last columns are folded over its first ones, so packing is two block copies and no gather.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def pack_symmetric(matrix: Tensor) -> Tensor:
+    """Pack an (n, n) symmetric matrix into n (n + 1) / 2 numbers."""
+    n, half = len(matrix), (len(matrix) + 1) // 2
+    packed = matrix.new_empty(n * (n + 1) // 2)
+    first_columns, fold = _rectangle(packed, n)
+    first_columns.copy_(matrix[:, :half])
+    fold.tril_(-1).add_(matrix[half:, half:].T.triu())
+    return packed
+
+
+def unpack_symmetric(packed: Tensor, n: int) -> Tensor:
+    """Restore the (n, n) symmetric matrix that `pack_symmetric` packed."""
+    half = (n + 1) // 2
+    first_columns, fold = _rectangle(packed, n)
+    matrix = packed.new_zeros(n, n)
+    matrix[:, :half] = first_columns
+    matrix[half:, half:] = fold.T
+    return matrix.tril_().add_(matrix.tril(-1).T)
+
+
+def flatten(tensors: Sequence[Tensor]) -> Tensor:
+    """Concatenate tensors of any shapes into one vector."""
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+
+def split_like(flat: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Cut a vector into pieces (views) of the shapes of the tensors it was flattened from."""
+    pieces = flat.split([tensor.numel() for tensor in tensors])
+    return [piece.view(tensor.shape) for piece, tensor in zip(pieces, tensors, strict=True)]
+
+
+def _rectangle(packed: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """View the packed vector as the first ceil(n / 2) columns and the fold in their unused corner."""
+    half, even = (n + 1) // 2, 1 - n % 2
+    rectangle = packed.view(n + even, half)
+    return rectangle[even:], rectangle[: n - half, 1 - even :]
