@@ -42,7 +42,27 @@ include: "workflows/h2_scaling.smk"
 include: "workflows/resnet50_table.smk"
 include: "workflows/step_breakdown.smk"
 include: "workflows/from_records.smk"
-include: "workflows/collect.smk"
+
+
+rule all:
+    input:
+        [f"results/{SCALE}/report.pdf", f"results/{SCALE}/report.html"],
+        collect("results/{scale}/notebooks/{e}.html", scale=SCALE, e=experiments(SCALE)),
+
+
+rule tune:
+    input:
+        collect("results/{scale}/{e}.csv", scale=SCALE, e=tunings(SCALE)),
+
+
+rule figures:
+    input:
+        collect("figures/{scale}/{e}.pdf", scale=SCALE, e=experiments(SCALE)),
+
+
+rule tables:
+    input:
+        collect("results/{scale}/tables/{e}.csv", scale=SCALE, e=experiments(SCALE)),
 
 
 localrules:

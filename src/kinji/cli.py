@@ -58,9 +58,9 @@ def _signature(case_type: type[Case]) -> inspect.Signature:
 
 
 def _flag(name: str, hint: Any, default: Any, help: str = "", default_text: str | None = None) -> inspect.Parameter:
-    if typing.get_origin(hint) is tuple:
-        hint, default = list[typing.get_args(hint)[0]], list(default)  # type: ignore[misc]
     required = default is dataclasses.MISSING
+    if typing.get_origin(hint) is tuple:
+        hint, default = list[typing.get_args(hint)[0]], default if required else list(default)  # type: ignore[misc]
     option = typer.Option(help=help or None, show_default=default_text or True)
     return inspect.Parameter(
         name,
