@@ -24,19 +24,7 @@ wildcard_constraints:
     case="[^/]+",
 
 
-def setting(name):
-    return lambda wildcards: load_config(wildcards.scale)[name]
-
-
-def case_flags(experiment):
-    return lambda wildcards: flags(wildcards.scale, experiment, wildcards.case)
-
-
-# A timed case takes every core there is, so that nothing else of the DAG runs beside it.
-def every_core(wildcards):
-    return load_config(wildcards.scale)["threads"] or workflow.cores or 1
-
-
+include: "workflows/common.smk"
 include: "workflows/int8_dgemm.smk"
 include: "workflows/h2_scaling.smk"
 include: "workflows/resnet50_table.smk"
