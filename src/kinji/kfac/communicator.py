@@ -103,7 +103,7 @@ class MPICommunicator:
         self.carried_bytes[content] += sum(segment.nbytes for segment in segments)
         mine = torch.empty_like(segments[self.rank])
         lengths = [len(segment) for segment in segments]
-        self.comm.Reduce_scatter(flatten(segments).numpy(), mine.numpy(), lengths)
+        self.comm.Reduce_scatter(flatten(segments, mine).numpy(), mine.numpy(), lengths)
         return mine
 
     def all_gather_v(self, segment: Tensor, lengths: Sequence[int], content: str) -> list[Tensor]:
@@ -119,7 +119,7 @@ def average_onto_owners(communicator: Communicator, owned: Sequence[Sequence[Ten
     mine = owned[communicator.rank]
     if communicator.size == 1:
         return list(mine)
-    segments = [flatten(tensors) for tensors in owned]
+    segments = [flatten(tensors, _any_of(owned)) for tensors in owned]
     total = communicator.reduce_scatter_v(segments, content)
     return split_like(total.div_(communicator.size), mine)
 
@@ -131,5 +131,10 @@ def gather_from_owners(
     if communicator.size == 1:
         return [list(owned[0])]
     lengths = [sum(tensor.numel() for tensor in tensors) for tensors in owned]
-    segments = communicator.all_gather_v(flatten(owned[communicator.rank]), lengths, content)
+    mine = flatten(owned[communicator.rank], _any_of(owned))
+    segments = communicator.all_gather_v(mine, lengths, content)
     return [split_like(segment, tensors) for segment, tensors in zip(segments, owned, strict=True)]
+
+
+def _any_of(owned: Sequence[Sequence[Tensor]]) -> Tensor:
+    return next(tensor for tensors in owned for tensor in tensors)

@@ -1,8 +1,8 @@
 """Stage 2: damping and inversion of the Fisher blocks.
 
-A Kronecker block is damped factor by factor (Martens and Grosse 2015, sec. 6.3; SP-NGD sec. 3.4), with ``l``
-the damping: ``(G + sqrt(l) / pi I)^-1 (x) (A + pi sqrt(l) I)^-1``, ``pi^2 = mean eigenvalue of A / mean
-eigenvalue of G``.
+A Kronecker block is damped factor by factor (factored Tikhonov damping, Martens and Grosse 2015, as SP-NGD
+uses it). With ``l`` the damping, its inverse is ``(G + sqrt(l) / pi I)^-1 (x) (A + pi sqrt(l) I)^-1``, where
+``pi^2 = mean eigenvalue of A / mean eigenvalue of G``.
 
 No inverse is formed: the Cholesky factors are kept and applied by two triangular solves, which cost the
 operations of the product with an inverse. That leaves ``n^3 / 3`` operations of the ``n^3`` that factoring

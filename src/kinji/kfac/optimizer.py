@@ -58,7 +58,7 @@ class KFAC(torch.optim.Optimizer):
         Steps between two refreshes of statistics and inverses.
     rescale_weights
         Whether each weight of a linear layer or convolution is scaled to the norm ``sqrt(2 d_out)`` after its
-        update (sec. 5.3 of the reference; ``v`` is then the change including the scaling).
+        update, as published; ``v`` is then the change that includes the scaling.
     batch_norm
         ``unit-wise``: 2 x 2 blocks per channel. ``first-order``: no preconditioning.
     ownership
@@ -204,7 +204,7 @@ class KFAC(torch.optim.Optimizer):
         gathered = gather_from_owners(self.communicator, owned, "weights")
         weights = [weight for of_rank in gathered for weight in of_rank]
         if not all(weight.isfinite().all() for weight in weights):
-            raise FloatingPointError("the new weights are not finite and were not taken: lower lr, raise damping")
+            raise FloatingPointError("the updated weights are not finite and were not taken: lower lr or raise damping")
         torch._foreach_copy_(parameters, weights)
         for block, proposal in zip(self.mine, proposals, strict=True):
             for parameter, (_, velocity) in zip(block.parameters, proposal, strict=True):
@@ -230,7 +230,7 @@ class KFAC(torch.optim.Optimizer):
         for block in self.blocks:
             gradients = [parameter.grad for parameter in block.parameters]
             if any(gradient is None for gradient in gradients):
-                faults.append(f"{block.name} has no gradient: it took no part in the loss")
+                faults.append(f"{block.name} took no part in the loss; freeze it with requires_grad_(False)")
             elif not all(gradient.isfinite().all() for gradient in gradients if gradient is not None):
                 faults.append(f"{block.name} has a gradient that is not finite")
             elif self.refreshing and block.module is not None and not _finite(self._summed.get(block, [])):
@@ -238,7 +238,7 @@ class KFAC(torch.optim.Optimizer):
         return faults
 
     def _packed_statistics(self, block: Block) -> list[Tensor]:
-        formed = self._summed.get(block, [])
+        formed = self._summed.pop(block, [])
         if self._passes[block] > 1:
             formed = block.over_batches(formed, self._passes[block])
         return block.pack(formed) if self.pack else formed
@@ -249,7 +249,7 @@ class KFAC(torch.optim.Optimizer):
 
     def _average_over_steps(self, block: Block, averaged: list[Tensor]) -> None:
         decay, state = self.param_groups[0]["statistics_decay"], self._state(block)
-        if "statistics" in state and decay > 0:
+        if state.get("statistics") and decay > 0:
             torch._foreach_lerp_(state["statistics"], averaged, 1 - decay)
         else:
             state["statistics"] = averaged

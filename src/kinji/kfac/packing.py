@@ -32,9 +32,9 @@ def unpack_symmetric(packed: Tensor, n: int) -> Tensor:
     return matrix.tril_().add_(matrix.tril(-1).T)
 
 
-def flatten(tensors: Sequence[Tensor]) -> Tensor:
-    """Concatenate tensors of any shapes into one vector."""
-    return torch.cat([tensor.reshape(-1) for tensor in tensors])
+def flatten(tensors: Sequence[Tensor], like: Tensor) -> Tensor:
+    """Concatenate tensors of any shapes (possibly none) into one vector of the type and device of ``like``."""
+    return torch.cat([like.new_empty(0), *(tensor.reshape(-1) for tensor in tensors)])
 
 
 def split_like(flat: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:

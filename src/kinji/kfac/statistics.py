@@ -2,14 +2,13 @@
 
 The empirical Fisher block of a layer is approximated by ``F = G (x) A`` (Kronecker factors of the output
 gradients and of the inputs), that of a batch normalization by one 2 x 2 matrix per channel. Scaling as in
-Osawa et al., "Scalable and practical natural gradient for large-scale deep learning", 2020, sec. 3.2, 3.3 and
-4.2:
+Osawa et al., "Scalable and practical natural gradient for large-scale deep learning", arXiv 2002.06015
+(SP-NGD):
 
 - ``A`` is the mean over examples AND positions of ``a a^T``,
 - ``G`` is the mean over examples, the SUM over positions, of ``g g^T``,
 - ``g`` is the gradient of ONE example's loss: autograd returns it divided by ``m`` (the loss is a mean), so
-  the
-  product of two such gradients, averaged over the examples, is multiplied by ``m^2 / m = m``.
+  the product of two such gradients, averaged over the examples, is multiplied by ``m^2 / m = m``.
 
 Dimension letters: m examples of the batch, s positions (1 for a plain linear layer), c channels, i inputs of
 a layer (with the homogeneous coordinate of its bias), o its outputs.
@@ -51,7 +50,7 @@ def kronecker_factors(layer: nn.Linear | nn.Conv2d, input_: Tensor, gradient: Te
 
 
 def unit_wise_fisher(layer: BatchNorm, input_: Tensor, gradient: Tensor, batch_statistics: bool) -> Tensor:
-    """Form the 2 x 2 Fisher matrix of each channel's scale and shift (the reference above, eq. 15 and 16).
+    """Form the 2 x 2 Fisher matrix of each channel's scale and shift (SP-NGD's unit-wise rule).
 
     Parameters
     ----------
@@ -67,14 +66,9 @@ def unit_wise_fisher(layer: BatchNorm, input_: Tensor, gradient: Tensor, batch_s
     (3, c)
         ``E[g_scale^2]``, ``E[g_scale g_shift]`` and ``E[g_shift^2]``: the upper triangles.
     """
-    gradient_mcs, normalized_mcs = (
-        gradient.flatten(2),
-        _normalized(layer, input_, batch_statistics).flatten(2),
-    )
-    if gradient_mcs.ndim == 2:
-        scale_mc, shift_mc = gradient_mcs * normalized_mcs, gradient_mcs
-    else:
-        scale_mc, shift_mc = (gradient_mcs * normalized_mcs).sum(2), gradient_mcs.sum(2)
+    shape = (*input_.shape[:2], -1)
+    scale_mc = (gradient * _normalized(layer, input_, batch_statistics)).reshape(shape).sum(2)
+    shift_mc = gradient.reshape(shape).sum(2)
     products = (scale_mc * scale_mc, scale_mc * shift_mc, shift_mc * shift_mc)
     return torch.stack([product.sum(0) for product in products]).mul_(len(input_))
 

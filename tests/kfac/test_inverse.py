@@ -1,0 +1,86 @@
+"""Damped inverses against dense ones."""
+
+import numpy as np
+import pytest
+import torch
+
+from kinji.kfac.inverse import (
+    damped_cholesky,
+    damping_shifts,
+    precondition,
+    precondition_unit_wise,
+    unit_wise_inverse,
+)
+
+
+def identity(n: int) -> torch.Tensor:
+    return torch.eye(n, dtype=torch.float64)
+
+
+def gram(n: int, samples: int, seed: int) -> torch.Tensor:
+    x = torch.randn(n, samples, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return x @ x.T / samples
+
+
+def test_shifts_balance_the_mean_eigenvalues_and_multiply_to_the_damping():
+    a, g = gram(7, 20, 0), 1e-3 * gram(4, 20, 1)
+    shift_a, shift_g = damping_shifts(a, g, 0.04)
+    means = [torch.linalg.eigvalsh(factor).mean() for factor in (a, g)]
+    torch.testing.assert_close(shift_a * shift_g, torch.tensor(0.04, dtype=torch.float64))
+    torch.testing.assert_close(shift_a / means[0], shift_g / means[1])
+
+
+def test_silent_layer_gets_equal_shifts():
+    a, silent = gram(3, 9, 0), torch.zeros(2, 2, dtype=torch.float64)
+    assert [shift.item() for shift in damping_shifts(a, silent, 0.04)] == pytest.approx([0.2, 0.2])
+
+
+def test_preconditioning_is_the_inverse_of_the_damped_kronecker_product():
+    a, g, gradient = gram(6, 4, 2), gram(5, 3, 3), torch.randn(5, 6, dtype=torch.float64)
+    shift_a, shift_g = damping_shifts(a, g, 1e-3)
+    lowers = damped_cholesky([a, g], [shift_a, shift_g], ["A", "G"])
+    dense = torch.kron(g + shift_g * identity(5), a + shift_a * identity(6))
+    reference = torch.linalg.solve(dense, gradient.flatten()).view(5, 6)
+    torch.testing.assert_close(precondition(gradient, *lowers), reference, rtol=1e-10, atol=1e-12)
+
+
+def test_factors_of_one_size_keep_their_own_damping_and_place():
+    factors = [gram(4, 9, seed) for seed in range(3)] + [gram(3, 9, 9)]
+    shifts = [torch.tensor(s, dtype=torch.float64) for s in (0.1, 1.0, 10.0, 0.5)]
+    for lower, factor, shift in zip(damped_cholesky(factors, shifts, list("abcd")), factors, shifts, strict=True):
+        torch.testing.assert_close(lower @ lower.T, factor + shift * identity(len(factor)))
+
+
+def test_indefinite_factor_gets_more_damping_and_a_warning_that_names_it():
+    indefinite = torch.diag(torch.tensor([1.0, -0.5, 2.0]))
+    with pytest.warns(UserWarning, match="conv3: factor A is indefinite"):
+        (lower,) = damped_cholesky([indefinite], [torch.tensor(1e-4)], ["conv3: factor A"])
+    assert torch.isfinite(lower).all()
+    assert (lower @ lower.T - indefinite).diagonal().min() > 0.5
+
+
+def test_non_finite_factor_is_refused_by_name():
+    broken = identity(3)
+    broken[1, 1] = torch.nan
+    with pytest.raises(np.linalg.LinAlgError, match="fc: factor G is not finite"):
+        damped_cholesky([identity(3), broken], [torch.tensor(0.1)] * 2, ["ok", "fc: factor G"])
+
+
+@pytest.mark.parametrize("damping", [1e-1, 1e-6])
+def test_unit_wise_inverse_is_the_inverse_of_the_masked_dense_matrix(damping):
+    gradients = torch.randn(10, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    full = gradients.T @ gradients / 10  # ordered (scale_1, shift_1, scale_2, shift_2, ...)
+    masked = full * torch.kron(identity(4), torch.ones(2, 2)) + damping * identity(8)
+    blocks = torch.stack([full.diagonal()[0::2], full.diagonal(1)[0::2], full.diagonal()[1::2]])
+    scale, shift = torch.randn(2, 4, dtype=torch.float64)
+    ours = precondition_unit_wise(scale, shift, unit_wise_inverse(blocks, damping, "bn"))
+    reference = torch.linalg.solve(masked, torch.stack([scale, shift], dim=1).flatten()).view(4, 2)
+    torch.testing.assert_close(torch.stack(ours, dim=1), reference, rtol=1e-10, atol=1e-10)
+
+
+def test_perfectly_correlated_channel_stays_finite_in_single_precision():
+    correlated = torch.tensor([[1e4], [1e4], [1e4]])  # its determinant is rounding error alone
+    inverse = unit_wise_inverse(correlated, 1e-4, "bn")
+    assert inverse[0] > 0 and inverse[2] > 0
+    with pytest.raises(np.linalg.LinAlgError, match="bn1"):
+        unit_wise_inverse(correlated, 0.0, "bn1")
