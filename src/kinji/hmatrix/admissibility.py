@@ -19,7 +19,7 @@ Pairs = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class LevelPairs:
-    """Pairs of one level whose parents are near: ``near`` holds the (i, i), ``far`` never does; shape ``(P, 2)``."""
+    """Pairs of one level whose parents are near, shape ``(P, 2)``: ``near`` starts with (0, 0), (1, 1), ..., (B-1, B-1)."""
 
     near: Pairs
     far: Pairs
@@ -57,7 +57,8 @@ def find_pairs(tree: ClusterTree, *, theta: float) -> list[LevelPairs]:
         squared_distance = np.square(centres[i] - centres[j]).sum(axis=1)
         far = (i != j) & (squared_distance > theta * (squared_radii[i] + squared_radii[j]))
         pairs = np.stack([i, j], axis=1)
-        levels.append(LevelPairs(near=pairs[~far], far=pairs[far]))
+        own = np.arange(len(centres))[:, None].repeat(2, axis=1)
+        levels.append(LevelPairs(near=np.concatenate([own, pairs[~far & (i != j)]]), far=pairs[far]))
     return levels
 
 

@@ -72,8 +72,7 @@ def near_blocks(kernel: Kernel, tree: ClusterTree, places: Tensor, near: Pairs) 
     for batch in batches(len(near), 8 * size * size, places.device):
         i, j = pairs[batch].T
         blocks[batch] = kernel(xBM3[i], xBM3[j])
-    diagonal = pairs[:, 0] == pairs[:, 1]
-    blocks.diagonal(dim1=1, dim2=2)[diagonal] = kernel.diagonal
+    blocks[: len(places)].diagonal(dim1=1, dim2=2).fill_(kernel.diagonal)
     return blocks
 
 
@@ -145,17 +144,16 @@ def _sketch_far_field(
 def _sketch_fill_ins(
     blocks: Tensor, near: Pairs, boxes: int, columns: int, level: int, generator: torch.Generator
 ) -> Tensor:
-    i, j = torch.from_numpy(near).to(blocks.device).T
-    factors, info = torch.linalg.cholesky_ex(blocks[i == j])
+    factors, info = torch.linalg.cholesky_ex(blocks[:boxes])
     check_positive_definite(info, level)
     random = _gaussian_matrix((boxes, blocks.shape[1], columns), generator, blocks)
     weighted = torch.cholesky_solve(random, factors)
     sketch = torch.zeros_like(random)
-    off = (i != j).nonzero().flatten()
-    for batch in batches(len(off), blocks[0].nbytes, blocks.device):
-        a, b, block = i[off[batch]], j[off[batch]], blocks[off[batch]]
-        sketch.index_add_(0, a, block @ weighted[b])
-        sketch.index_add_(0, b, block.mT @ weighted[a])
+    coupled, couplings = torch.from_numpy(near[boxes:]).to(blocks.device), blocks[boxes:]
+    for batch in batches(len(coupled), blocks[0].nbytes, blocks.device):
+        i, j = coupled[batch].T
+        sketch.index_add_(0, i, couplings[batch] @ weighted[j])
+        sketch.index_add_(0, j, couplings[batch].mT @ weighted[i])
     return sketch
 
 

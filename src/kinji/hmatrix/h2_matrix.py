@@ -192,9 +192,6 @@ def _descend(levels: dict[int, BasisLevel], downward: dict[int, Tensor]) -> Tens
 
 def _multiply_pairs(blocks: Tensor, pairs: Pairs, xBMK: Tensor) -> Tensor:
     i, j = torch.from_numpy(pairs).to(blocks.device).T
-    product = torch.zeros_like(xBMK)
-    product.index_add_(0, i, blocks @ xBMK[j])
-    off = (i != j).nonzero().flatten()
-    if len(off):
-        product.index_add_(0, j[off], blocks[off].mT @ xBMK[i[off]])
-    return product
+    own = int((i == j).sum())
+    product = torch.zeros_like(xBMK).index_add_(0, i, blocks @ xBMK[j])
+    return product.index_add_(0, j[own:], blocks[own:].mT @ xBMK[i[own:]])

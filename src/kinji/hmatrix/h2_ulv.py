@@ -32,22 +32,16 @@ class FactorLevel:
         ``P_i``: skeleton basis beside the whitened complement, shape ``(B, M, M)``.
     blocks : Tensor
         ``P_i^T A_ij P_j`` of the near pairs, shape ``(P, M, M)``, without the skeleton-skeleton part, which moved on.
-    near : ndarray
-        Near pairs, shape ``(P, 2)``.
+    pairs : Tensor
+        Near pairs, those of a box with itself first, shape ``(P, 2)``.
     rank : int
         Columns of the skeleton basis, R.
     """
 
     transform: Tensor
     blocks: Tensor
-    near: Pairs
+    pairs: Tensor
     rank: int
-
-    @property
-    def pair_indices(self) -> tuple[Tensor, Tensor]:
-        """Boxes i and j of the near pairs, as index tensors."""
-        i, j = torch.from_numpy(self.near).to(self.blocks.device).T
-        return i, j
 
 
 @dataclass(frozen=True)
@@ -97,8 +91,9 @@ def factorize(matrix: H2Matrix) -> H2Factor:
     for level, basis in matrix.levels.items():
         near, far = pairs[level].near, pairs[level].far
         orthogonal, weights = _orthogonalize(basis, weights)
-        transform = eliminate_complements(diagonal_blocks(blocks, near), orthogonal, basis.rank, level=level)
-        factor = FactorLevel(transform, transform_blocks(blocks, transform, near), near, basis.rank)
+        near_pairs = torch.from_numpy(near).to(blocks.device)
+        transform = eliminate_complements(blocks[: len(orthogonal)], orthogonal, basis.rank, level=level)
+        factor = FactorLevel(transform, transform_blocks(blocks, transform, near_pairs), near_pairs, basis.rank)
         couplings = weights[far[:, 0]] @ matrix.couplings[level] @ weights[far[:, 1]].mT
         skeleton_blocks = torch.cat([_schur_complements(factor), couplings])
         blocks = merge_blocks(skeleton_blocks, np.concatenate([near, far]), pairs[level - 1].near)
@@ -118,12 +113,6 @@ def _block_diagonal(weights: Tensor) -> Tensor:
     for child in (0, 1):
         pairs[:, child, :, child] = weights[child::2]
     return pairs.reshape(boxes // 2, 2 * rank, 2 * rank)
-
-
-def diagonal_blocks(blocks: Tensor, near: Pairs) -> Tensor:
-    """Blocks of the pairs (i, i) in the order of the boxes."""
-    place = np.flatnonzero(near[:, 0] == near[:, 1])
-    return blocks[place[np.argsort(near[place, 0])]]
 
 
 def eliminate_complements(diagonal: Tensor, orthogonal: Tensor, rank: int, *, level: int) -> Tensor:
@@ -157,11 +146,10 @@ def eliminate_complements(diagonal: Tensor, orthogonal: Tensor, rank: int, *, le
     return torch.cat([orthogonal[:, :, :rank], whitened], dim=2)
 
 
-def transform_blocks(blocks: Tensor, transform: Tensor, near: Pairs) -> Tensor:
+def transform_blocks(blocks: Tensor, transform: Tensor, pairs: Tensor) -> Tensor:
     """Compute ``P_i^T A_ij P_j`` of all near pairs, shape ``(P, M, M)``."""
-    pairs = torch.from_numpy(near).to(blocks.device)
     transformed = torch.empty_like(blocks)
-    for batch in batches(len(near), 4 * blocks[0].nbytes, blocks.device):
+    for batch in batches(len(pairs), 4 * blocks[0].nbytes, blocks.device):
         i, j = pairs[batch].T
         torch.bmm(transform[i].mT, blocks[batch] @ transform[j], out=transformed[batch])
     return transformed
@@ -170,9 +158,9 @@ def transform_blocks(blocks: Tensor, transform: Tensor, near: Pairs) -> Tensor:
 def _schur_complements(factor: FactorLevel) -> Tensor:
     rank = factor.rank
     skeleton = factor.blocks[:, :rank, :rank].clone()
-    own = torch.from_numpy(np.flatnonzero(factor.near[:, 0] == factor.near[:, 1])).to(skeleton.device)
-    coupling = factor.blocks[own, :rank, rank:]
-    skeleton[own] -= coupling @ coupling.mT
+    boxes = len(factor.transform)
+    coupling = factor.blocks[:boxes, :rank, rank:]
+    skeleton[:boxes] -= coupling @ coupling.mT
     return skeleton
 
 

@@ -62,35 +62,33 @@ def solve(factor: H2Factor, bNK: Tensor, *, substitution: Substitution = "parall
 
 
 def _forward(level: FactorLevel, xBMK: Tensor, invert: _Invert) -> tuple[Tensor, Tensor]:
-    rank, (i, j) = level.rank, level.pair_indices
-    skeleton, complement = (level.transform.mT @ xBMK).split([rank, level.transform.shape[2] - rank], dim=1)
-    complement = invert(level, complement, transposed=False)
-    off = (i != j).nonzero().flatten()
-    skeleton = skeleton.index_add(0, i, level.blocks[:, :rank, rank:] @ complement[j], alpha=-1)
-    skeleton.index_add_(0, j[off], level.blocks[off, rank:, :rank].mT @ complement[i[off]], alpha=-1)
+    rank, boxes, (i, j) = level.rank, len(xBMK), level.pairs.T
+    rotated = level.transform.mT @ xBMK
+    complement = invert(level, rotated[:, rank:], transposed=False)
+    skeleton = rotated[:, :rank].index_add(0, i, level.blocks[:, :rank, rank:] @ complement[j], alpha=-1)
+    skeleton.index_add_(0, j[boxes:], level.blocks[boxes:, rank:, :rank].mT @ complement[i[boxes:]], alpha=-1)
     return skeleton, complement
 
 
 def _backward(level: FactorLevel, skeleton: Tensor, complement: Tensor, invert: _Invert) -> Tensor:
-    rank, (i, j) = level.rank, level.pair_indices
-    off = (i != j).nonzero().flatten()
+    rank, boxes, (i, j) = level.rank, len(skeleton), level.pairs.T
     complement = complement.index_add(0, j, level.blocks[:, :rank, rank:].mT @ skeleton[i], alpha=-1)
-    complement.index_add_(0, i[off], level.blocks[off, rank:, :rank] @ skeleton[j[off]], alpha=-1)
+    complement.index_add_(0, i[boxes:], level.blocks[boxes:, rank:, :rank] @ skeleton[j[boxes:]], alpha=-1)
     return level.transform @ torch.cat([skeleton, invert(level, complement, transposed=True)], dim=1)
 
 
 def _invert_parallel(level: FactorLevel, cBCK: Tensor, *, transposed: bool) -> Tensor:
-    rank, (i, j) = level.rank, level.pair_indices
-    off = (i != j).nonzero().flatten()
+    rank, (i, j) = level.rank, level.pairs[len(cBCK) :].T
+    coupling = level.blocks[len(cBCK) :, rank:, rank:]
     if transposed:
-        return cBCK.index_add(0, j[off], level.blocks[off, rank:, rank:].mT @ cBCK[i[off]], alpha=-1)
-    return cBCK.index_add(0, i[off], level.blocks[off, rank:, rank:] @ cBCK[j[off]], alpha=-1)
+        return cBCK.index_add(0, j, coupling.mT @ cBCK[i], alpha=-1)
+    return cBCK.index_add(0, i, coupling @ cBCK[j], alpha=-1)
 
 
 def _invert_sequential(level: FactorLevel, cBCK: Tensor, *, transposed: bool) -> Tensor:
-    rank, (i, j) = level.rank, level.pair_indices
+    rank, boxes, (i, j) = level.rank, len(cBCK), level.pairs.T
     result = cBCK.clone()
-    for box in range(len(result) - 1, -1, -1) if transposed else range(len(result)):
+    for box in reversed(range(boxes)) if transposed else range(boxes):
         later = ((j == box) & (i > box)).nonzero().flatten()
         coupling = level.blocks[later, rank:, rank:]
         if transposed:
