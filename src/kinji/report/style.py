@@ -6,6 +6,7 @@ import seaborn as sns
 RC = {
     "figure.dpi": 100,
     "savefig.dpi": 200,
+    "savefig.bbox": "tight",
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.labelsize": 9,
