@@ -65,23 +65,48 @@ class StepBreakdownCase:
 
 @dataclass(frozen=True, kw_only=True)
 class Resnet50TableCase:
-    """Epochs, iterations and accuracy of one optimizer at one batch size, over five folds."""
+    """Epochs, iterations and accuracy of one optimizer at one batch size, over stratified folds of the images."""
 
     experiment: ClassVar[str] = "resnet50_table"
     packages: ClassVar[tuple[str, ...]] = ("kfac", "training")
 
     optimizer: Literal["sgd", "kfac"]
     batch: int
+    epochs: int
     lr: float
-    momentum: float = 0.9
-    damping: float = 1e-2
-    epochs: int = 20
+    momentum: float
+    damping: float | None = None
+    target_accuracy: float = 0.97
+    target_loss: float = 0.6
+    training_images: int = 1024
     folds: int = 5
     seed: int = 0
+    images: Literal["digits", "imagenet"] = "digits"
+    data_path: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resnet50TuneCase:
+    """Every combination of a grid of hyperparameters for one row of the table, on splits of their own."""
+
+    experiment: ClassVar[str] = "resnet50_tune"
+    packages: ClassVar[tuple[str, ...]] = ("kfac", "training", "experiments/resnet50_table")
+
+    optimizer: Literal["sgd", "kfac"]
+    batch: int
+    epochs: int
+    lr: tuple[float, ...]
+    momentum: tuple[float, ...]
+    damping: tuple[float, ...] = ()
+    target_accuracy: float = 0.97
+    target_loss: float = 0.6
+    splits: tuple[int, ...] = (0, 1, 2)
+    seed: int = 1000
 
 
 CASES: dict[str, type[Case]] = {
-    case.experiment: case for case in (Int8DgemmCase, H2ScalingCase, Resnet50TableCase, StepBreakdownCase)
+    case.experiment: case
+    for case in (Int8DgemmCase, H2ScalingCase, Resnet50TableCase, Resnet50TuneCase, StepBreakdownCase)
 }
 TUNINGS = tuple(name for name in CASES if name.endswith("_tune"))
 EXPERIMENTS = tuple(name for name in CASES if name not in TUNINGS)
