@@ -121,12 +121,16 @@ def table(
 def claims(
     scale: Scale = "smoke",
     out: Annotated[Path | None, typer.Option(help="Write the table here as CSV too.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw the decided claims here (.png, .pdf, .svg).")] = None,
 ) -> None:
     """Judge every claim from the records and print the claims table."""
     from kinji.records import judge_all, verdict_table
+    from kinji.report.claims_picture import draw_claims
     from kinji.report.terminal import print_claims
 
     rows = verdict_table(judge_all(scale))
+    if picture:
+        draw_claims(rows).savefig(picture)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         rows.to_csv(out, index=False)
@@ -179,6 +183,15 @@ def forget_failures(scale: Scale = "smoke") -> None:
 
     for file in forget_failed(scale):
         typer.echo(f"forgot {file}", err=True)
+
+
+@app.command(rich_help_panel="From records")
+def give_up(scale: Scale = "smoke") -> None:
+    """Leave an error in place of each record that is missing, so that the report can be made without it."""
+    from kinji.workflow.give_up import give_up as write_errors
+
+    for file in write_errors(layout.check_scale(scale)):
+        typer.echo(f"{file} is missing: its process died", err=True)
 
 
 def main() -> None:
