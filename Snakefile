@@ -34,6 +34,7 @@ include: "workflows/from_records.smk"
 
 rule all:
     input:
+        [record_paths(SCALE, experiment) for experiment in experiments(SCALE)],
         [f"results/{SCALE}/report.pdf", f"results/{SCALE}/report.html"],
         collect("results/{scale}/notebooks/{e}.html", scale=SCALE, e=experiments(SCALE)),
 
