@@ -28,7 +28,7 @@ class Int8DgemmCase:
     n: int
     slices: tuple[int, ...] = (3, 4, 5, 6, 7, 8, 9, 10, 11, 12)
     phi: tuple[float, ...] = (0.1, 0.5, 1.0, 2.0)
-    repetitions: int = 5
+    repetitions: int = 1  # of each side for each phi: the times of all phi are repetitions of one another
     seed: int = 0
 
 
@@ -40,22 +40,26 @@ class H2ScalingCase:
     packages: ClassVar[tuple[str, ...]] = ("hmatrix",)
 
     n: int
-    diagonal: Literal["dominant", "natural"] = "natural"
+    diagonal: Literal["dominant", "natural"]
     theta: float = 2.0
     leaf: int = 256
     rank: int = 100
+    samples: int = 2000
+    tile: int = 512
     tolerance: float = 1e-6
+    ablation_ranks: tuple[int, ...] = ()
     repetitions: int = 3
     seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepBreakdownCase:
-    """One training step of ResNet-50, split into the seven published parts."""
+    """One training step of SGD and of K-FAC on some ranks, split into the seven published parts."""
 
     experiment: ClassVar[str] = "step_breakdown"
-    packages: ClassVar[tuple[str, ...]] = ("kfac", "training")
+    packages: ClassVar[tuple[str, ...]] = ("kfac", "training/models", "experiments/stopwatch")
 
+    network: Literal["resnet18", "resnet50"] = "resnet50"
     ranks: int = 2
     pixels: int = 64
     batch_per_rank: int = 16
