@@ -19,7 +19,7 @@ Pairs = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class LevelPairs:
-    """Pairs of one level whose parents are near, shape ``(P, 2)``: ``near`` starts with (0, 0), (1, 1), ..., (B-1, B-1)."""
+    """Pairs of one level whose parents are near, shape ``(P, 2)``; ``near`` starts with (0, 0), (1, 1), ..."""
 
     near: Pairs
     far: Pairs
@@ -28,8 +28,8 @@ class LevelPairs:
 def find_pairs(tree: ClusterTree, *, theta: float) -> list[LevelPairs]:
     """Split the matrix into near and far blocks by a dual traversal of the tree.
 
-    Boxes are far from each other when ``|c_i - c_j|^2 > theta (|r_i|^2 + |r_j|^2)`` with the centres ``c`` and the half
-    diagonals ``r``; ``theta = 0`` makes all distinct boxes far, which is the HSS structure.
+    Boxes are far from each other when ``|c_i - c_j|^2 > theta (|r_i|^2 + |r_j|^2)`` with the centres ``c``
+    and the half diagonals ``r``; ``theta = 0`` makes all distinct boxes far, which is the HSS structure.
 
     Parameters
     ----------
@@ -41,7 +41,8 @@ def find_pairs(tree: ClusterTree, *, theta: float) -> list[LevelPairs]:
     Returns
     -------
     list of LevelPairs
-        Root first. Each pair of points lies in one far block of one level or in one near block of the last level.
+        Root first. Each pair of points lies in one far block of one level or in one near block of the last
+        level.
 
     Raises
     ------
@@ -76,8 +77,8 @@ def coarsest_far_level(levels: list[LevelPairs]) -> int:
 def sample_far_fields(tree: ClusterTree, pairs: list[LevelPairs], *, samples: int) -> dict[int, Tensor]:
     """Pick points that stand for the far field of each box, the denser the closer they are.
 
-    Half of the sample comes in even strides from the boxes that become far at the level itself, half from the sample
-    of the parent box: every coarser, more distant ring gets half the points of the one before.
+    Half of the sample comes in even strides from the boxes that become far at the level itself, half from the
+    sample of the parent box: every coarser, more distant ring gets half the points of the one before.
 
     Parameters
     ----------

@@ -1,11 +1,13 @@
 """Shared nested bases of an H2 matrix, with pre-computed fill-ins.
 
-Each box has one basis for its whole block row. It spans the far field and, for the ULV factorization, also the fill-ins
-that the elimination of its neighbours will cause: Ma, Deshmukh, Yokota, "Scalable linear time dense direct solver for
-3-D problems without trailing sub-matrix dependencies", SC22 (arXiv:2208.10907). The fill-in rows are the ones of the
-later variant (arXiv:2502.02395), ``K_jj^-1 K_ji`` for every neighbour j; both sets of rows enter through one random sketch.
+Each box has one basis for its whole block row. It spans the far field and, for the ULV factorization, also
+the fill-ins that the elimination of its neighbours will cause: Ma, Deshmukh, Yokota, "Scalable linear time
+dense direct solver for 3-D problems without trailing sub-matrix dependencies", SC22 (arXiv:2208.10907). The
+fill-in rows are the ones of the later variant (arXiv:2502.02395), ``K_jj^-1 K_ji`` for every neighbour j;
+both sets of rows enter through one random sketch.
 
-Dimension letters: B boxes of a level, P near pairs, M places of a box, R rank, S far samples, Z sketch columns.
+Dimension letters: B boxes of a level, P near pairs, M places of a box, R rank, S far samples, Z sketch
+columns.
 """
 
 from dataclasses import dataclass
@@ -33,7 +35,8 @@ class BasisLevel:
     skeleton : Tensor
         The ``R`` of them that represent the others, shape ``(B, R)``.
     interpolation : Tensor
-        Rows of the block row from the skeleton's rows, shape ``(B, M, R)``; a skeleton row is a row of the identity.
+        Rows of the block row from the skeleton's rows, shape ``(B, M, R)``; a skeleton row is a row of the
+        identity.
     """
 
     places: Tensor
@@ -102,10 +105,11 @@ def build_level(
     rank : int
         Largest rank.
     tolerance : float
-        Singular values of a box's sketch below ``tolerance`` times its largest are dropped; the box that needs most
-        sets the rank of the level.
+        Singular values of a box's sketch below ``tolerance`` times its largest are dropped; the box that
+        needs most sets the rank of the level.
     fill_in_blocks : Tensor or None
-        Near blocks of the level, shape ``(P, M, M)``, to span the fill-ins too; None spans the far field only.
+        Near blocks of the level, shape ``(P, M, M)``, to span the fill-ins too; None spans the far field
+        only.
     generator : torch.Generator
         Source of the sketching matrices.
 

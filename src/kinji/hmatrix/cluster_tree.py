@@ -1,8 +1,8 @@
 """Balanced bisection of a point set into boxes of equal size.
 
-Every level has boxes of one size, so that a level is one batch. Where N is no multiple of the number of leaves,
-short leaves get a ghost: a point so far away that the kernel to every other point is zero, which leaves an
-uncoupled row with the diagonal entry in the matrix and changes no other.
+Every level has boxes of one size, so that a level is one batch. Where N is no multiple of the number of
+leaves, short leaves get a ghost: a point so far away that the kernel to every other point is zero, which
+leaves an uncoupled row with the diagonal entry in the matrix and changes no other.
 
 Dimension letters: N points, G ghosts, B boxes of a level, M points of a leaf.
 """
@@ -25,11 +25,13 @@ class ClusterTree:
     Attributes
     ----------
     points : Tensor
-        Coordinates of the points and, after them, the ghosts, shape ``(N + G, 3)``. The last ghost is in no leaf.
+        Coordinates of the points and, after them, the ghosts, shape ``(N + G, 3)``. The last ghost is in no
+        leaf.
     size : int
         Number of true points, N.
     members : Tensor
-        Row of ``points`` at each place of each leaf, shape ``(B, M)``; a box of a coarser level owns consecutive leaves.
+        Row of ``points`` at each place of each leaf, shape ``(B, M)``; a box of a coarser level owns
+        consecutive leaves.
     centres : list of ndarray
         Per level, root first: centres of the bounding boxes, shape ``(B, 3)``.
     squared_radii : list of ndarray
@@ -65,14 +67,16 @@ class ClusterTree:
 
 
 def build_tree(points: Tensor, *, leaf_size: int) -> ClusterTree:
-    """Halve the point set at the median of each box's longest axis until the boxes have about ``leaf_size`` points.
+    """Halve the point set at the median of each box's longest axis until the boxes have about ``leaf_size``
+    points.
 
     Parameters
     ----------
     points : Tensor
         Distinct finite points, shape ``(N, 3)``, float64.
     leaf_size : int
-        The depth is ``floor(log2(N / leaf_size))``, so leaves have ``leaf_size`` to ``2 leaf_size - 1`` points.
+        The depth is ``floor(log2(N / leaf_size))``, so leaves have ``leaf_size`` to ``2 leaf_size - 1``
+        points.
 
     Returns
     -------

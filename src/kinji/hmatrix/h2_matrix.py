@@ -125,8 +125,8 @@ def compress(
     samples : int
         Far-field samples per box.
     fill_ins : bool
-        Span the fill-ins of the ULV factorization too. Without them the same rank represents the far field better,
-        which is what an operator that is only multiplied with wants.
+        Span the fill-ins of the ULV factorization too. Without them the same rank represents the far field
+        better, which is what an operator that is only multiplied with wants.
     seed : int
         Seed of the sketches.
 

@@ -1,13 +1,16 @@
 """ULV factorization of an H2 matrix in which every box of a level is independent.
 
-Ma, Deshmukh, Yokota, SC22 (arXiv:2208.10907). Because a box's basis spans the fill-ins of its neighbours, the complement
-of the basis couples to nothing but the box itself up to the tolerance of the basis: each box eliminates its complement
-with its own diagonal block, passes one Schur complement to its own skeleton, and no other block is updated.
+Ma, Deshmukh, Yokota, SC22 (arXiv:2208.10907). Because a box's basis spans the fill-ins of its neighbours, the
+complement of the basis couples to nothing but the box itself up to the tolerance of the basis: each box
+eliminates its complement with its own diagonal block, passes one Schur complement to its own skeleton, and no
+other block is updated.
 
-Here the complement is whitened: with ``Uc_i^T A_ii Uc_i = L_i L_i^T`` the box works in ``P_i = [Uo_i, Uc_i L_i^-T]``, where the
-eliminated diagonal block is the identity and all triangular solves with near blocks have become products.
+Here the complement is whitened: with ``Uc_i^T A_ii Uc_i = L_i L_i^T`` the box works in
+``P_i = [Uo_i, Uc_i L_i^-T]``, where the eliminated diagonal block is the identity and all triangular solves with
+near blocks have become products.
 
-Dimension letters: B boxes of a level, P near pairs, M places of a box, R rank, C = M - R complement, K right-hand sides.
+Dimension letters: B boxes of a level, P near pairs, M places of a box, R rank, C = M - R complement, K
+right-hand sides.
 """
 
 from dataclasses import dataclass
@@ -31,7 +34,8 @@ class FactorLevel:
     transform : Tensor
         ``P_i``: skeleton basis beside the whitened complement, shape ``(B, M, M)``.
     blocks : Tensor
-        ``P_i^T A_ij P_j`` of the near pairs, shape ``(P, M, M)``, without the skeleton-skeleton part, which moved on.
+        ``P_i^T A_ij P_j`` of the near pairs, shape ``(P, M, M)``, without the skeleton-skeleton part, which
+        moved on.
     pairs : Tensor
         Near pairs, those of a box with itself first, shape ``(P, 2)``.
     rank : int
@@ -43,10 +47,20 @@ class FactorLevel:
     pairs: Tensor
     rank: int
 
+    @property
+    def flops(self) -> float:
+        """Floating-point operations of bases, elimination, near blocks and Schur complements of the level."""
+        boxes, size, _ = self.transform.shape
+        rank, complement = self.rank, size - self.rank
+        orthogonalize = 4.0 * (size**2 * rank - size * rank**2 + rank**3 / 3.0)
+        eliminate = 2.0 * size * complement * (size + complement) + complement**3 / 3.0 + size * complement**2
+        return boxes * (orthogonalize + eliminate + 2.0 * rank**2 * complement) + len(self.pairs) * 4.0 * size**3
+
 
 @dataclass(frozen=True)
 class H2Factor:
-    """Factorization of an H2 matrix: one `FactorLevel` per level, leaves first, and the Cholesky factor of the root.
+    """Factorization of an H2 matrix: one `FactorLevel` per level, leaves first, and the Cholesky factor of
+    the root.
 
     Attributes
     ----------
@@ -66,6 +80,11 @@ class H2Factor:
     def nbytes(self) -> int:
         """Bytes of all factors."""
         return self.root.nbytes + sum(level.transform.nbytes + level.blocks.nbytes for level in self.levels)
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations of the factorization, from the shapes of its arrays."""
+        return len(self.root) ** 3 / 3.0 + sum(level.flops for level in self.levels)
 
 
 def factorize(matrix: H2Matrix) -> H2Factor:
@@ -90,7 +109,7 @@ def factorize(matrix: H2Matrix) -> H2Factor:
     levels, weights = [], None
     for level, basis in matrix.levels.items():
         near, far = pairs[level].near, pairs[level].far
-        orthogonal, weights = _orthogonalize(basis, weights)
+        orthogonal, weights = orthogonalize(basis, weights)
         near_pairs = torch.from_numpy(near).to(blocks.device)
         transform = eliminate_complements(blocks[: len(orthogonal)], orthogonal, basis.rank, level=level)
         factor = FactorLevel(transform, transform_blocks(blocks, transform, near_pairs), near_pairs, basis.rank)
@@ -101,7 +120,23 @@ def factorize(matrix: H2Matrix) -> H2Factor:
     return H2Factor(matrix, levels, _factorize_root(blocks, pairs[-1 - len(levels)].near))
 
 
-def _orthogonalize(basis: BasisLevel, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+def orthogonalize(basis: BasisLevel, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Orthonormalize the bases of a level and complete them.
+
+    Parameters
+    ----------
+    basis : BasisLevel
+        Interpolations of the level.
+    weights : Tensor or None
+        Triangular weights of the children, shape ``(2 B, R', R')``; None at the leaves.
+
+    Returns
+    -------
+    orthogonal : Tensor
+        ``[Uo_i, Uc_i]``, shape ``(B, M, M)``.
+    weights : Tensor
+        ``R_i`` with ``Uo_i R_i`` the nested basis, shape ``(B, R, R)``.
+    """
     nested = basis.interpolation if weights is None else _block_diagonal(weights) @ basis.interpolation
     orthogonal, triangular = torch.linalg.qr(nested, mode="complete")
     return orthogonal, triangular[:, : basis.rank]

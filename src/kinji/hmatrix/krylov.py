@@ -73,3 +73,43 @@ def _positive(u: Tensor, v: Tensor, what: str) -> float:
     if not product >= 0.0:
         raise LinAlgError(f"{what} is not positive definite: raise its rank or the diagonal of the kernel")
     return product
+
+
+def extreme_eigenvalues(matvec: Operator, start: Tensor, *, steps: int = 40) -> tuple[float, float]:
+    """Estimate the smallest and the largest eigenvalue of a symmetric operator by the Lanczos method.
+
+    Parameters
+    ----------
+    matvec : callable
+        ``x -> A x``.
+    start : Tensor
+        Start vector with components along both ends of the spectrum, shape ``(N, 1)``.
+    steps : int
+        Products with ``A`` to spend at most; every basis vector is kept and orthogonalized against.
+
+    Returns
+    -------
+    tuple of float
+        Extreme Ritz values, which lie inside the spectrum: their ratio bounds the condition number from
+        below.
+
+    References
+    ----------
+    Golub and Van Loan, *Matrix Computations*, 4th ed., sec. 10.1.
+    """
+    basis = start / torch.linalg.vector_norm(start)
+    diagonal: list[Tensor] = []
+    off_diagonal: list[Tensor] = []
+    while len(diagonal) < min(steps, len(start)):
+        image = matvec(basis[:, -1:])
+        diagonal.append((basis[:, -1:] * image).sum())
+        for _ in range(2):
+            image = image - basis @ (basis.mT @ image)
+        off_diagonal.append(torch.linalg.vector_norm(image))
+        if float(off_diagonal[-1]) <= 1e-14 * float(diagonal[0].abs()):
+            break
+        basis = torch.cat([basis, image / off_diagonal[-1]], dim=1)
+    ends = torch.stack(off_diagonal[: len(diagonal) - 1]) if len(diagonal) > 1 else start[:0, 0]
+    tridiagonal = torch.diag(torch.stack(diagonal)) + torch.diag(ends, 1) + torch.diag(ends, -1)
+    ritz = torch.linalg.eigvalsh(tridiagonal)
+    return float(ritz[0]), float(ritz[-1])

@@ -1,10 +1,13 @@
-"""Solution with the factors of an H2 matrix: the sequential block sweep, and one in which all boxes are independent.
+"""Solution with the factors of an H2 matrix: the sequential block sweep, and one in which all boxes are
+independent.
 
-Within a level the complements couple by ``E_ij``, small and strictly lower triangular in the order of the boxes. The
-sequential sweep of SC22 (arXiv:2208.10907) inverts ``I + E`` box after box; the parallel substitution of arXiv:2502.02395
-replaces the inverse by ``I - E``, which is as accurate as the factorization itself, where second-order terms are dropped.
+Within a level the complements couple by ``E_ij``, small and strictly lower triangular in the order of the
+boxes. The sequential sweep of SC22 (arXiv:2208.10907) inverts ``I + E`` box after box; the parallel
+substitution of arXiv:2502.02395 replaces the inverse by ``I - E``, which is as accurate as the factorization
+itself, where second-order terms are dropped.
 
-Dimension letters: B boxes of a level, P pairs, M places of a box, R rank, C = M - R complement, N points, K right-hand sides.
+Dimension letters: B boxes of a level, P pairs, M places of a box, R rank, C = M - R complement, N points, K
+right-hand sides.
 """
 
 from typing import Literal, Protocol
@@ -36,7 +39,8 @@ def solve(factor: H2Factor, bNK: Tensor, *, substitution: Substitution = "parall
     Returns
     -------
     Tensor
-        Solutions, shape ``(N, K)``. The map from ``b`` is symmetric, so it can precondition conjugate gradients.
+        Solutions, shape ``(N, K)``. The map from ``b`` is symmetric, so it can precondition conjugate
+        gradients.
 
     Raises
     ------
