@@ -72,7 +72,7 @@ def misfit_of_minutes(table: pd.DataFrame) -> Estimate:
 def log_epoch_ratios(table: pd.DataFrame, target: str) -> pd.Series:
     """Return log(K-FAC's epochs / SGD's) to a target by (batch, seed, fold).
 
-    Where SGD never arrived its whole budget is taken, which flatters it; where K-FAC never arrived the ratio is infinite.
+    Where SGD never arrived its budget is taken, which flatters it; where K-FAC never arrived the ratio is infinite.
     """
     rows = table[(table["quantity"] == "target") & (table["target"] == target)]
     arrived = rows["reached"].astype(bool) | (rows["optimizer"] == "sgd")
