@@ -38,23 +38,25 @@ def test_silent_layer_gets_equal_shifts():
 def test_preconditioning_is_the_inverse_of_the_damped_kronecker_product():
     a, g, gradient = gram(6, 4, 2), gram(5, 3, 3), torch.randn(5, 6, dtype=torch.float64)
     shift_a, shift_g = damping_shifts(a, g, 1e-3)
-    lowers = damped_cholesky([a, g], [shift_a, shift_g], ["A", "G"])
+    lowers = [damped_cholesky(f, s, "", torch.empty_like(f)) for f, s in ((a, shift_a), (g, shift_g))]
     dense = torch.kron(g + shift_g * identity(5), a + shift_a * identity(6))
     reference = torch.linalg.solve(dense, gradient.flatten()).view(5, 6)
     torch.testing.assert_close(precondition(gradient, *lowers), reference, rtol=1e-10, atol=1e-12)
 
 
-def test_factors_of_one_size_keep_their_own_damping_and_place():
-    factors = [gram(4, 9, seed) for seed in range(3)] + [gram(3, 9, 9)]
-    shifts = [torch.tensor(s, dtype=torch.float64) for s in (0.1, 1.0, 10.0, 0.5)]
-    for lower, factor, shift in zip(damped_cholesky(factors, shifts, list("abcd")), factors, shifts, strict=True):
-        torch.testing.assert_close(lower @ lower.T, factor + shift * identity(len(factor)))
+@pytest.mark.parametrize("by_columns", [True, False])
+def test_cholesky_factor_is_left_in_the_memory_given_and_the_factor_unharmed(by_columns):
+    factor, shift = gram(4, 9, 6), torch.tensor(0.1, dtype=torch.float64)
+    memory, before = torch.empty(4, 4, dtype=torch.float64), factor.clone()
+    lower = damped_cholesky(factor, shift, "", memory.T if by_columns else memory)
+    torch.testing.assert_close(lower @ lower.T, factor + shift * identity(4))
+    assert lower.data_ptr() == memory.data_ptr() and torch.equal(factor, before)
 
 
 def test_indefinite_factor_gets_more_damping_and_a_warning_that_names_it():
     indefinite = torch.diag(torch.tensor([1.0, -0.5, 2.0]))
     with pytest.warns(UserWarning, match="conv3: factor A is indefinite"):
-        (lower,) = damped_cholesky([indefinite], [torch.tensor(1e-4)], ["conv3: factor A"])
+        lower = damped_cholesky(indefinite, torch.tensor(1e-4), "conv3: factor A", torch.empty(3, 3))
     assert torch.isfinite(lower).all()
     assert (lower @ lower.T - indefinite).diagonal().min() > 0.5
 
@@ -63,7 +65,7 @@ def test_non_finite_factor_is_refused_by_name():
     broken = identity(3)
     broken[1, 1] = torch.nan
     with pytest.raises(np.linalg.LinAlgError, match="fc: factor G is not finite"):
-        damped_cholesky([identity(3), broken], [torch.tensor(0.1)] * 2, ["ok", "fc: factor G"])
+        damped_cholesky(broken, torch.tensor(0.1), "fc: factor G", torch.empty_like(broken))
 
 
 @pytest.mark.parametrize("damping", [1e-1, 1e-6])

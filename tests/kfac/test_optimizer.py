@@ -224,7 +224,7 @@ def test_nothing_is_formed_without_gradients():
     with torch.no_grad():
         model(batch(0)[0])
     model(batch(0)[0])
-    assert not optimizer._summed
+    assert not optimizer._passes
 
 
 @pytest.mark.parametrize(

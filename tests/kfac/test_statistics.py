@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kinji.kfac.statistics import kronecker_factors, unit_wise_fisher
+from kinji.kfac.statistics import add_kronecker_factors, unit_wise_fisher
 
 CONVOLUTIONS = {
     "plain": {"kernel_size": 3},
@@ -15,6 +15,14 @@ CONVOLUTIONS = {
     "circular": {"kernel_size": 3, "padding": (1, 2), "padding_mode": "circular"},
     "pointwise": {"kernel_size": 1, "bias": False},
 }
+
+
+def kronecker_factors(layer: nn.Linear | nn.Conv2d, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    inputs, outputs = layer.weight[0].numel() + (layer.bias is not None), len(layer.weight)
+    a, b = x.new_full((inputs, inputs), torch.nan), x.new_full((outputs, outputs), torch.nan)
+    with torch.no_grad():
+        add_kronecker_factors(layer, x, g, a, b, fresh=True)
+    return a, b
 
 
 def output_gradient(layer: nn.Module, x: Tensor, target: Tensor) -> Tensor:
@@ -99,3 +107,15 @@ def test_unit_wise_blocks_square_before_the_mean(training, shape):
         shift = 6 * g[:, channel].reshape(6, -1).sum(1)
         reference = torch.stack([(scale**2).mean(), (scale * shift).mean(), (shift**2).mean()])
         torch.testing.assert_close(ours[:, channel], reference, rtol=1e-12, atol=1e-14)
+
+
+def test_factors_add_up_over_calls():
+    layer, x, g = (
+        nn.Linear(3, 2).double(),
+        torch.randn(4, 3, dtype=torch.float64),
+        torch.ones(4, 2, dtype=torch.float64),
+    )
+    once = kronecker_factors(layer, x, g)
+    sums = [factor.clone() for factor in once]
+    add_kronecker_factors(layer, x, g, *sums, fresh=False)
+    torch.testing.assert_close(sums, [2 * factor for factor in once])

@@ -6,7 +6,7 @@ into an update direction. It holds no state: statistics and inverses belong to t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -43,17 +43,23 @@ class Block:
         """Operations of inversion and preconditioning, by which owners are chosen."""
         return sum(parameter.numel() for parameter in self.parameters)
 
-    def form(self, input_: Tensor, gradient: Tensor, training: bool) -> list[Tensor]:
-        """Form the statistics of one batch."""
+    def new_statistics(self) -> list[Tensor]:
+        """Return memory for the block's statistics."""
         return []
 
-    def over_batches(self, summed: Sequence[Tensor], count: int) -> list[Tensor]:
-        """Turn the sum of the statistics of ``count`` backward passes into those of one batch.
+    def add_statistics(
+        self, sums: Sequence[Tensor], input_: Tensor, gradient: Tensor, training: bool, *, fresh: bool
+    ) -> None:
+        """Form the statistics of one batch and add them to sums, which hold nothing yet if ``fresh``."""
 
-        Each pass saw gradients of a loss divided by ``count``, so their products need its square, the mean
-        takes one back.
+    def mean_statistics(self, sums: Sequence[Tensor], passes: int) -> None:
+        """Turn the sums over some backward passes into the statistics of one batch, in place.
+
+        Each pass saw gradients of a loss divided by their number, so products of gradients need its square, of
+        which the mean takes one back.
         """
-        return [products * count for products in summed]
+        for products in sums:
+            products.mul_(passes)
 
     def pack(self, formed: Sequence[Tensor]) -> list[Tensor]:
         """Drop what symmetry makes redundant."""
@@ -63,9 +69,12 @@ class Block:
         """Restore what `pack` dropped."""
         return list(packed)
 
-    def invert(self, averaged: Sequence[Tensor], damping: float) -> list[Tensor]:
-        """Invert the damped block."""
+    def new_inverse(self) -> list[Tensor]:
+        """Return memory for the inverse of the block."""
         return []
+
+    def invert(self, averaged: Sequence[Tensor], damping: float, out: Sequence[Tensor]) -> None:
+        """Invert the damped block."""
 
     def precondition(self, gradients: Sequence[Tensor], inverted: Sequence[Tensor]) -> list[Tensor]:
         """Multiply the gradients of the parameters by the inverse of the block."""
@@ -87,14 +96,21 @@ class KroneckerBlock(Block):
         """Operations of inversion and preconditioning, by which owners are chosen."""
         return inversion_flops(self.inputs, self.outputs)
 
-    def form(self, input_: Tensor, gradient: Tensor, training: bool) -> list[Tensor]:
-        """Form ``A`` and ``G``."""
-        return list(statistics.kronecker_factors(self.layer, input_, gradient))
+    def new_statistics(self) -> list[Tensor]:
+        """Return memory for ``A`` and ``G``."""
+        return [self.layer.weight.new_empty(n, n) for n in (self.inputs, self.outputs)]
 
-    def over_batches(self, summed: Sequence[Tensor], count: int) -> list[Tensor]:
+    def add_statistics(
+        self, sums: Sequence[Tensor], input_: Tensor, gradient: Tensor, training: bool, *, fresh: bool
+    ) -> None:
+        """Form ``A`` and ``G``."""
+        statistics.add_kronecker_factors(self.layer, input_, gradient, *sums, fresh=fresh)
+
+    def mean_statistics(self, sums: Sequence[Tensor], passes: int) -> None:
         """As for any block, but ``A`` holds no gradients and is a plain mean."""
-        a_ii, g_oo = summed
-        return [a_ii / count, g_oo * count]
+        a_ii, g_oo = sums
+        a_ii.div_(passes)
+        g_oo.mul_(passes)
 
     def pack(self, formed: Sequence[Tensor]) -> list[Tensor]:
         """Keep one triangle of ``A`` and of ``G``."""
@@ -104,6 +120,17 @@ class KroneckerBlock(Block):
         """Restore ``A`` and ``G`` from one triangle of each."""
         sizes = (self.inputs, self.outputs)
         return [unpack_symmetric(triangle, n) for triangle, n in zip(packed, sizes, strict=True)]
+
+    def new_inverse(self) -> list[Tensor]:
+        """Return memory, by columns as LAPACK wants it, for the Cholesky factors of the damped ``A`` and ``G``."""
+        return [self.layer.weight.new_empty(n, n).T for n in (self.inputs, self.outputs)]
+
+    def invert(self, averaged: Sequence[Tensor], damping: float, out: Sequence[Tensor]) -> None:
+        """Factor the damped ``A`` and ``G``."""
+        a_ii, g_oo = averaged
+        shift_a, shift_g = inverse.damping_shifts(a_ii, g_oo, damping)
+        inverse.damped_cholesky(a_ii, shift_a, f"{self.name}: factor A", out[0])
+        inverse.damped_cholesky(g_oo, shift_g, f"{self.name}: factor G", out[1])
 
     def precondition(self, gradients: Sequence[Tensor], inverted: Sequence[Tensor]) -> list[Tensor]:
         """Multiply by ``(G (x) A)^-1``, the bias's gradient being the last column."""
@@ -121,28 +148,28 @@ class UnitWiseBlock(Block):
         super().__init__(name, module, [module.weight, module.bias])
         self.layer = module
 
-    def form(self, input_: Tensor, gradient: Tensor, training: bool) -> list[Tensor]:
-        """Form the upper triangles of the 2 x 2 matrices."""
-        return [statistics.unit_wise_fisher(self.layer, input_, gradient, training)]
+    def new_statistics(self) -> list[Tensor]:
+        """Return memory for the upper triangles of the 2 x 2 matrices."""
+        return [self.layer.weight.new_empty(3, len(self.layer.weight))]
 
-    def invert(self, averaged: Sequence[Tensor], damping: float) -> list[Tensor]:
+    def add_statistics(
+        self, sums: Sequence[Tensor], input_: Tensor, gradient: Tensor, training: bool, *, fresh: bool
+    ) -> None:
+        """Form the upper triangles of the 2 x 2 matrices."""
+        fisher_3c = statistics.unit_wise_fisher(self.layer, input_, gradient, training)
+        sums[0].copy_(fisher_3c if fresh else sums[0] + fisher_3c)
+
+    def new_inverse(self) -> list[Tensor]:
+        """Return memory for the upper triangles of the inverses."""
+        return self.new_statistics()
+
+    def invert(self, averaged: Sequence[Tensor], damping: float, out: Sequence[Tensor]) -> None:
         """Invert every 2 x 2 matrix."""
-        return [inverse.unit_wise_inverse(averaged[0], damping, self.name)]
+        out[0].copy_(inverse.unit_wise_inverse(averaged[0], damping, self.name))
 
     def precondition(self, gradients: Sequence[Tensor], inverted: Sequence[Tensor]) -> list[Tensor]:
         """Multiply each channel's pair of gradients by the inverse of its matrix."""
         return list(inverse.precondition_unit_wise(gradients[0], gradients[1], inverted[0]))
-
-
-def invert_kronecker(
-    blocks: Sequence[KroneckerBlock], averaged: Sequence[Sequence[Tensor]], damping: float
-) -> Iterator[list[Tensor]]:
-    """Cholesky factors of the damped ``A`` and ``G`` of many blocks, those of one size in one batch."""
-    factors = [factor for pair in averaged for factor in pair]
-    shifts = [shift for a_ii, g_oo in averaged for shift in inverse.damping_shifts(a_ii, g_oo, damping)]
-    names = [f"{block.name}: factor {letter}" for block in blocks for letter in "AG"]
-    lowers = inverse.damped_cholesky(factors, shifts, names)
-    return (list(pair) for pair in zip(lowers[::2], lowers[1::2], strict=True))
 
 
 def fisher_blocks(model: nn.Module, batch_norm: BatchNormRule) -> list[Block]:

@@ -15,8 +15,6 @@ size.
 from __future__ import annotations
 
 import warnings
-from collections import defaultdict
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -40,40 +38,40 @@ def damping_shifts(a_ii: Tensor, g_oo: Tensor, damping: float) -> tuple[Tensor, 
     return pi * damping**0.5, damping**0.5 / pi
 
 
-def damped_cholesky(factors: Sequence[Tensor], shifts: Sequence[Tensor], names: Sequence[str]) -> list[Tensor]:
-    """Factor ``factor + shift I = L L^T``; factors of one size go through LAPACK or the GPU as one batch.
+def damped_cholesky(factor: Tensor, shift: Tensor, name: str, out: Tensor) -> Tensor:
+    """Factor ``factor + shift I = L L^T`` in place of ``out``.
 
     Parameters
     ----------
-    factors : each (n, n)
+    factor : (n, n)
         Symmetric positive semi-definite; only the lower triangle is read.
-    shifts : each ()
-        Damping of each factor.
-    names
-        What to call each factor in a message.
+    shift : ()
+        Its damping.
+    name
+        What to call it in a message.
+    out : (n, n)
+        Where to put ``L``; without a copy if it is stored by columns.
 
     Returns
     -------
-    list of (n, n)
-        Lower Cholesky factors. A factor that rounding has made indefinite is given ten times more damping
-        until it is not, with a warning.
+    (n, n)
+        ``out``. A factor that rounding has made indefinite is given ten times more damping until it is not, with a
+        warning.
 
     Raises
     ------
     numpy.linalg.LinAlgError
-        A factor is not finite, or stays indefinite.
+        The factor is not finite, or stays indefinite.
     """
-    same_size: dict[int, list[int]] = defaultdict(list)
-    for position, factor in enumerate(factors):
-        same_size[len(factor)].append(position)
-    results: list[Tensor] = list(factors)
-    for positions in same_size.values():
-        damped_bnn = torch.stack([factors[k] for k in positions])
-        damped_bnn.diagonal(dim1=1, dim2=2).add_(torch.stack([shifts[k] for k in positions])[:, None])
-        lower_bnn, failed_b = torch.linalg.cholesky_ex(damped_bnn)
-        for k, lower, failed in zip(positions, lower_bnn, failed_b.tolist(), strict=True):
-            results[k] = _with_more_damping(factors[k], shifts[k], names[k]) if failed else lower
-    return results
+    if _factored(factor, shift, out):
+        return out
+    shift = torch.maximum(shift, torch.finfo(factor.dtype).eps * factor.diagonal().abs().mean())
+    for _ in range(ATTEMPTS if factor.isfinite().all() else 0):
+        shift = 10 * shift
+        if _factored(factor, shift, out):
+            warnings.warn(f"{name} is indefinite; its damping was raised to {shift.item():.3g}", stacklevel=2)
+            return out
+    raise np.linalg.LinAlgError(f"{name} is not finite or not positive semi-definite; no damping mends it")
 
 
 def precondition(gradient_oi: Tensor, lower_ii: Tensor, lower_oo: Tensor) -> Tensor:
@@ -116,14 +114,9 @@ def precondition_unit_wise(scale_c: Tensor, shift_c: Tensor, inverse_3c: Tensor)
     return first_c * scale_c + cross_c * shift_c, cross_c * scale_c + last_c * shift_c
 
 
-def _with_more_damping(factor: Tensor, shift: Tensor, name: str) -> Tensor:
-    """Factor a matrix that the requested damping left indefinite."""
-    smallest = torch.finfo(factor.dtype).eps * factor.diagonal().abs().mean()
-    shift = torch.maximum(shift, smallest)
-    for _ in range(ATTEMPTS if factor.isfinite().all() else 0):
-        shift = 10 * shift
-        lower, failed = torch.linalg.cholesky_ex(factor + torch.diag(shift.expand(len(factor))))
-        if not failed:
-            warnings.warn(f"{name} is indefinite; its damping was raised to {shift.item():.3g}", stacklevel=2)
-            return lower
-    raise np.linalg.LinAlgError(f"{name} is not finite or not positive semi-definite; no damping mends it")
+def _factored(factor: Tensor, shift: Tensor, out: Tensor) -> bool:
+    """Put the Cholesky factor of the damped matrix into ``out`` and tell whether there is one."""
+    out.copy_(factor).diagonal().add_(shift)
+    failed = torch.empty((), dtype=torch.int32, device=out.device)
+    torch.linalg.cholesky_ex(out, out=(out, failed))
+    return not failed.item()

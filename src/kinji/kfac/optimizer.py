@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from kinji.kfac.blocks import BatchNormRule, Block, KroneckerBlock, fisher_blocks, invert_kronecker
+from kinji.kfac.blocks import BatchNormRule, Block, KroneckerBlock, fisher_blocks
 from kinji.kfac.communicator import Communicator, SerialCommunicator, average_onto_owners, gather_from_owners
 from kinji.kfac.ownership import OwnershipRule, assign_owners
 
@@ -110,7 +110,7 @@ class KFAC(torch.optim.Optimizer):
         for block, owner in zip(self.blocks, owners, strict=True):
             self.owned[owner].append(block)
         self.mine = self.owned[self.communicator.rank]
-        self._summed: dict[Block, list[Tensor]] = {}
+        self._sums: dict[Block, list[Tensor]] = {}
         self._passes: Counter[Block] = Counter()
         self._watch_layers()
 
@@ -138,16 +138,15 @@ class KFAC(torch.optim.Optimizer):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the gradients, and the statistics formed beside them."""
         super().zero_grad(set_to_none)
-        self._drop_statistics()
+        self._passes.clear()
 
     @torch.no_grad()
     def accumulate(self, block: Block, input_: Tensor, training: bool, gradient: Tensor) -> None:
         """Form the statistics of one layer during the backward pass and add them to the step's."""
-        formed = block.form(input_, gradient, training)
-        if block in self._summed:
-            torch._foreach_add_(self._summed[block], formed)
-        else:
-            self._summed[block] = formed
+        if block not in self._sums:
+            self._sums[block] = block.new_statistics()
+        fresh = self._passes[block] == 0
+        block.add_statistics(self._sums[block], input_, gradient, training, fresh=fresh)
         self._passes[block] += 1
 
     def reduce_gradients(self) -> list[list[Tensor]]:
@@ -161,7 +160,7 @@ class KFAC(torch.optim.Optimizer):
         sent = [[count, *(_gradient(p) for block in owned for p in block.parameters)] for owned in self.owned]
         total, *averaged = average_onto_owners(self.communicator, sent, "gradients")
         if total.item() > 0:
-            self._drop_statistics()
+            self._passes.clear()
             elsewhere = "another rank met a gradient or statistic that is missing or not finite"
             raise FloatingPointError("; ".join(faults) or elsewhere)
         return _grouped(averaged, [block.parameters for block in self.mine])
@@ -170,22 +169,18 @@ class KFAC(torch.optim.Optimizer):
         """Average the statistics over the ranks and, at their owner, over the steps."""
         sent = [[self._packed_statistics(block) for block in blocks] for blocks in self.owned]
         flat = [[tensor for of_block in of_rank for tensor in of_block] for of_rank in sent]
-        self._drop_statistics()
         received = average_onto_owners(self.communicator, flat, "statistics")
         for block, averaged in zip(self.mine, _grouped(received, sent[self.communicator.rank]), strict=True):
             self._average_over_steps(block, block.unpack(averaged) if self.pack else averaged)
+        self._passes.clear()
 
     def invert(self) -> None:
         """Invert the damped blocks of this rank."""
-        damping = self.param_groups[0]["damping"]
-        kronecker = [block for block in self.mine if isinstance(block, KroneckerBlock)]
-        pairs = [self._state(block)["statistics"] for block in kronecker]
-        lowers = invert_kronecker(kronecker, pairs, damping)
-        for layer, inverted in zip(kronecker, lowers, strict=True):
-            self._state(layer)["inverse"] = inverted
         for block in self.mine:
-            if not isinstance(block, KroneckerBlock):
-                self._state(block)["inverse"] = block.invert(self._state(block)["statistics"], damping)
+            state = self._state(block)
+            if "inverse" not in state:
+                state["inverse"] = block.new_inverse()
+            block.invert(state["statistics"], self.param_groups[0]["damping"], state["inverse"])
 
     def precondition(self, gradients: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
         """Multiply the gradients of each block of this rank by its inverse."""
@@ -233,26 +228,26 @@ class KFAC(torch.optim.Optimizer):
                 faults.append(f"{block.name} took no part in the loss; freeze it with requires_grad_(False)")
             elif not all(gradient.isfinite().all() for gradient in gradients if gradient is not None):
                 faults.append(f"{block.name} has a gradient that is not finite")
-            elif self.refreshing and block.module is not None and not _finite(self._summed.get(block, [])):
+            elif self.refreshing and block.module is not None and not _finite(self._statistics(block)):
                 faults.append(f"{block.name} has statistics that are missing or not finite")
         return faults
 
     def _packed_statistics(self, block: Block) -> list[Tensor]:
-        formed = self._summed.pop(block, [])
+        sums = self._statistics(block)
         if self._passes[block] > 1:
-            formed = block.over_batches(formed, self._passes[block])
-        return block.pack(formed) if self.pack else formed
+            block.mean_statistics(sums, self._passes[block])
+        return block.pack(sums) if self.pack else sums
 
-    def _drop_statistics(self) -> None:
-        self._summed.clear()
-        self._passes.clear()
+    def _statistics(self, block: Block) -> list[Tensor]:
+        """Return what the backward pass(es) since the last step formed; the memory itself is kept between steps."""
+        return self._sums[block] if self._passes[block] else []
 
     def _average_over_steps(self, block: Block, averaged: list[Tensor]) -> None:
-        decay, state = self.param_groups[0]["statistics_decay"], self._state(block)
-        if state.get("statistics") and decay > 0:
-            torch._foreach_lerp_(state["statistics"], averaged, 1 - decay)
+        state = self._state(block)
+        if state.get("statistics"):
+            torch._foreach_lerp_(state["statistics"], averaged, 1 - self.param_groups[0]["statistics_decay"])
         else:
-            state["statistics"] = averaged
+            state["statistics"] = [tensor.clone() for tensor in averaged]
 
     def _propose(self, block: Block, directions: Sequence[Tensor]) -> Proposal:
         group = self.param_groups[0]

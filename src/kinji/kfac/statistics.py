@@ -23,8 +23,10 @@ from torch.nn import functional
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 
-def kronecker_factors(layer: nn.Linear | nn.Conv2d, input_: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Form the two Kronecker factors of a layer's Fisher block.
+def add_kronecker_factors(
+    layer: nn.Linear | nn.Conv2d, input_: Tensor, gradient: Tensor, a_ii: Tensor, g_oo: Tensor, *, fresh: bool
+) -> None:
+    """Add the two Kronecker factors of a layer's Fisher block to sums.
 
     Parameters
     ----------
@@ -34,19 +36,15 @@ def kronecker_factors(layer: nn.Linear | nn.Conv2d, input_: Tensor, gradient: Te
         What the layer was given.
     gradient : (m, ..., o) or (m, o, height, width)
         Gradient of the batch's mean loss by the layer's output.
-
-    Returns
-    -------
-    A : (i, i)
-        Input factor.
-    G : (o, o)
-        Output-gradient factor.
+    a_ii, g_oo
+        Where to add the input factor and the output-gradient factor.
+    fresh
+        Whether to ignore what the sums hold, as memory in use is much faster than new memory.
     """
     columns_i_ms = _input_columns(layer, input_)
     columns_o_ms = _output_columns(layer, gradient)
-    a_ii = (columns_i_ms @ columns_i_ms.T).div_(columns_i_ms.shape[1])
-    g_oo = (columns_o_ms @ columns_o_ms.T).mul_(len(input_))
-    return a_ii, g_oo
+    a_ii.addmm_(columns_i_ms, columns_i_ms.T, beta=0 if fresh else 1, alpha=1 / columns_i_ms.shape[1])
+    g_oo.addmm_(columns_o_ms, columns_o_ms.T, beta=0 if fresh else 1, alpha=len(input_))
 
 
 def unit_wise_fisher(layer: BatchNorm, input_: Tensor, gradient: Tensor, batch_statistics: bool) -> Tensor:
