@@ -38,9 +38,9 @@ def median_estimate(values: Sequence[float], seed: int = 0) -> Estimate:
 
 def growth_exponent(sizes: Sequence[float], costs: Sequence[float]) -> Estimate:
     """Return p of cost ~ size^p by least squares in log-log, with its t interval; three distinct sizes at least."""
-    x, y = np.log(np.asarray(sizes, float)), np.log(np.asarray(costs, float))
-    if np.unique(x).size < 3 or not np.isfinite(np.concatenate([x, y])).all():
+    n, cost = np.asarray(sizes, float), np.asarray(costs, float)
+    if np.unique(n).size < 3 or not (np.isfinite(cost).all() and (n > 0).all() and (cost > 0).all()):
         raise ValueError(f"a growth exponent needs three sizes and positive costs, got {list(sizes)} and {list(costs)}")
-    fit = stats.linregress(x, y)
-    half = float(stats.t.ppf(0.975, x.size - 2) * fit.stderr)
+    fit = stats.linregress(np.log(n), np.log(cost))
+    half = float(stats.t.ppf(0.975, n.size - 2) * fit.stderr)
     return Estimate(float(fit.slope), float(fit.slope) - half, float(fit.slope) + half)
