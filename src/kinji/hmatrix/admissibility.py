@@ -78,7 +78,8 @@ def sample_far_fields(tree: ClusterTree, pairs: list[LevelPairs], *, samples: in
     """Pick points that stand for the far field of each box, the denser the closer they are.
 
     Half of the sample comes in even strides from the boxes that become far at the level itself, half from the
-    sample of the parent box: every coarser, more distant ring gets half the points of the one before.
+    sample of the parent box: every coarser, more distant ring gets half the points of the one before. A far field
+    that fits is taken whole.
 
     Parameters
     ----------
@@ -101,7 +102,8 @@ def sample_far_fields(tree: ClusterTree, pairs: list[LevelPairs], *, samples: in
     for level in range(top, tree.depth + 1):
         own = _sample_far_boxes(tree, pairs[level].far, 1 << level, samples - inherited.shape[1])
         fields[level] = torch.cat([own, inherited], dim=1)
-        inherited = fields[level][:, ::2].repeat_interleave(2, dim=0)
+        stride = 1 if 2 * fields[level].shape[1] <= samples else 2
+        inherited = fields[level][:, ::stride].repeat_interleave(2, dim=0)
     return fields
 
 

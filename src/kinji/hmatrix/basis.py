@@ -149,7 +149,7 @@ def _sketch_fill_ins(
     blocks: Tensor, near: Pairs, boxes: int, columns: int, level: int, generator: torch.Generator
 ) -> Tensor:
     factors, info = torch.linalg.cholesky_ex(blocks[:boxes])
-    check_positive_definite(info, level)
+    check_positive_definite(info, f"level {level}")
     random = _gaussian_matrix((boxes, blocks.shape[1], columns), generator, blocks)
     weighted = torch.cholesky_solve(random, factors)
     sketch = torch.zeros_like(random)
@@ -161,15 +161,15 @@ def _sketch_fill_ins(
     return sketch
 
 
-def check_positive_definite(info: Tensor, level: int) -> None:
+def check_positive_definite(info: Tensor, where: str) -> None:
     """Turn the status of a batched Cholesky factorization into an error.
 
     Parameters
     ----------
     info : Tensor
         Order of the first leading minor that is not positive, per box; 0 where there is none.
-    level : int
-        Level of the boxes.
+    where : str
+        Which boxes these are, for the message.
 
     Raises
     ------
@@ -180,7 +180,7 @@ def check_positive_definite(info: Tensor, level: int) -> None:
     if failed.numel():
         box = int(failed[0])
         raise LinAlgError(
-            f"level {level}, box {box}: the diagonal block is not positive definite (pivot {int(info[box])}, "
+            f"{where}, box {box}: the diagonal block is not positive definite (pivot {int(info[box])}, "
             f"{failed.numel()} boxes in all): raise the diagonal of the kernel, the rank or the leaf size"
         )
 

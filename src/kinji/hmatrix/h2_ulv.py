@@ -176,7 +176,7 @@ def eliminate_complements(diagonal: Tensor, orthogonal: Tensor, rank: int, *, le
     """
     complement = orthogonal[:, :, rank:]
     factors, info = torch.linalg.cholesky_ex(complement.mT @ (diagonal @ complement))
-    check_positive_definite(info, level)
+    check_positive_definite(info, f"level {level}")
     whitened = torch.linalg.solve_triangular(factors.mT, complement, upper=True, left=False)
     return torch.cat([orthogonal[:, :, :rank], whitened], dim=2)
 
@@ -233,5 +233,5 @@ def _factorize_root(blocks: Tensor, near: Pairs) -> Tensor:
     dense = blocks.new_zeros(boxes, size, boxes, size)
     dense[near[:, 0], :, near[:, 1]] = blocks
     factor, info = torch.linalg.cholesky_ex(dense.reshape(boxes * size, boxes * size))
-    check_positive_definite(info[None], 0)
+    check_positive_definite(info[None], "root")
     return factor
