@@ -106,7 +106,7 @@ def blas_kernel(method: str) -> str:
     if method == "numpy":
         kernels = {pool["architecture"] for pool in threadpoolctl.threadpool_info() if "architecture" in pool}
         return " ".join(sorted(kernels)) or "unknown"
-    version = re.search(r"Math Kernel Library Version (\S+)", torch.__config__.show())
+    version = re.search(r"Math Kernel Library Version ([\d.]+)", torch.__config__.show())
     return f"MKL {version[1]}" if version else "unknown"
 
 

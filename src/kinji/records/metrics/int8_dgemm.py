@@ -1,7 +1,7 @@
 """What decides the claims on FP64 products from INT8 units: accuracy, bits and time of Ozaki scheme I beside DGEMM.
 
-Errors are the worst of the sampled entries, in units of 2^-53 |A| |B|, for each n and phi (the exponents' spread); native
-DGEMM is the better of the BLAS libraries measured. Times are compared within one repetition.
+Errors are the worst of the sampled entries, in units of 2^-53 |A| |B|, for each n and phi (the spread of exponents);
+native DGEMM is the better of the BLAS libraries measured. Times are compared within one repetition.
 """
 
 from __future__ import annotations
@@ -130,9 +130,8 @@ def time_ratios(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _most_digests(table: pd.DataFrame, methods: tuple[str, ...], variations: tuple[str, ...]) -> Estimate | None:
-    rows = table[
-        (table["quantity"] == "identity") & table["method"].isin(methods) & table["variation"].isin(variations)
-    ]
+    rows = table[table["quantity"] == "identity"]
+    rows = rows[rows["method"].isin(methods) & rows["variation"].isin(variations)]
     counts = rows.groupby(["n", "method", "slices"])["digest"].nunique()
     return exact(counts.max()) if len(counts) else None
 
