@@ -51,6 +51,8 @@ def test_cholesky_factor_is_left_in_the_memory_given_and_the_factor_unharmed(by_
     lower = damped_cholesky(factor, shift, "", memory.T if by_columns else memory)
     torch.testing.assert_close(lower @ lower.T, factor + shift * identity(4))
     assert lower.data_ptr() == memory.data_ptr() and torch.equal(factor, before)
+    upper_alone = damped_cholesky(factor.triu(), shift, "", torch.empty_like(factor))
+    assert torch.equal(upper_alone, lower)
 
 
 def test_indefinite_factor_gets_more_damping_and_a_warning_that_names_it():

@@ -5,17 +5,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kinji.kfac.packing import flatten, pack_symmetric, split_like, unpack_symmetric
+from kinji.kfac.packing import flatten, pack_triangle, split_like, unpack_triangle
 
 
 @given(n=st.integers(1, 40))
 def test_round_trip_of_exactly_one_triangle(n):
     square = torch.arange(n * n, dtype=torch.float64).view(n, n)
     symmetric = square.tril() + square.tril(-1).T
-    packed = pack_symmetric(symmetric)
+    packed = pack_triangle(symmetric)
     assert packed.shape == (n * (n + 1) // 2,)
     assert torch.equal(packed.sort().values, symmetric[torch.tril_indices(n, n).unbind()].sort().values)
-    assert torch.equal(unpack_symmetric(packed, n), symmetric)
+    assert torch.equal(unpack_triangle(packed, n), symmetric.triu())
 
 
 def test_pieces_are_views_of_the_flat_vector_in_order():

@@ -15,7 +15,7 @@ from torch.nn import Parameter
 
 from kinji.kfac import inverse, statistics
 from kinji.kfac.ownership import inversion_flops
-from kinji.kfac.packing import pack_symmetric, unpack_symmetric
+from kinji.kfac.packing import pack_triangle, unpack_triangle
 
 BatchNormRule = Literal["unit-wise", "first-order"]
 
@@ -114,12 +114,12 @@ class KroneckerBlock(Block):
 
     def pack(self, formed: Sequence[Tensor]) -> list[Tensor]:
         """Keep one triangle of ``A`` and of ``G``."""
-        return [pack_symmetric(factor) for factor in formed]
+        return [pack_triangle(factor) for factor in formed]
 
     def unpack(self, packed: Sequence[Tensor]) -> list[Tensor]:
-        """Restore ``A`` and ``G`` from one triangle of each."""
+        """Restore one triangle of ``A`` and of ``G``, which is all that inversion reads."""
         sizes = (self.inputs, self.outputs)
-        return [unpack_symmetric(triangle, n) for triangle, n in zip(packed, sizes, strict=True)]
+        return [unpack_triangle(triangle, n) for triangle, n in zip(packed, sizes, strict=True)]
 
     def new_inverse(self) -> list[Tensor]:
         """Return memory, by columns as LAPACK wants it, for the Cholesky factors of the damped ``A`` and ``G``."""

@@ -44,13 +44,13 @@ def damped_cholesky(factor: Tensor, shift: Tensor, name: str, out: Tensor) -> Te
     Parameters
     ----------
     factor : (n, n)
-        Symmetric positive semi-definite; only the lower triangle is read.
+        Symmetric positive semi-definite; only the upper triangle is read.
     shift : ()
         Its damping.
     name
         What to call it in a message.
     out : (n, n)
-        Where to put ``L``; without a copy if it is stored by columns.
+        Where to put ``L``; best stored by columns, as LAPACK wants it.
 
     Returns
     -------
@@ -116,7 +116,7 @@ def precondition_unit_wise(scale_c: Tensor, shift_c: Tensor, inverse_3c: Tensor)
 
 def _factored(factor: Tensor, shift: Tensor, out: Tensor) -> bool:
     """Put the Cholesky factor of the damped matrix into ``out`` and tell whether there is one."""
-    out.copy_(factor).diagonal().add_(shift)
+    out.copy_(factor.T).diagonal().add_(shift)  # both stored by columns: the upper triangle lands in the lower
     failed = torch.empty((), dtype=torch.int32, device=out.device)
     torch.linalg.cholesky_ex(out, out=(out, failed))
     return not failed.item()

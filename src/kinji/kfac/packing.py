@@ -1,7 +1,8 @@
 """Symmetric matrices and lists of tensors as the flat vectors that travel between ranks.
 
-A symmetric matrix travels as one triangle, in rectangular full packed format (Gustavson et al. 2010): the
-lower triangle's last columns are folded over its first ones, so packing is two block copies and no gather.
+A symmetric matrix travels as its upper triangle, in rectangular full packed format (Gustavson et al. 2010): the
+triangle's last rows are folded under its first ones, so packing is two block copies and no gather. What is unpacked
+stays a triangle; the Cholesky factorization reads no more of it.
 """
 
 from __future__ import annotations
@@ -12,24 +13,24 @@ import torch
 from torch import Tensor
 
 
-def pack_symmetric(matrix: Tensor) -> Tensor:
-    """Pack an (n, n) symmetric matrix into n (n + 1) / 2 numbers."""
+def pack_triangle(matrix: Tensor) -> Tensor:
+    """Pack the upper triangle of an (n, n) symmetric matrix into n (n + 1) / 2 numbers."""
     n, half = len(matrix), (len(matrix) + 1) // 2
     packed = matrix.new_empty(n * (n + 1) // 2)
-    first_columns, fold = _rectangle(packed, n)
-    first_columns.copy_(matrix[:, :half])
-    fold.tril_(-1).add_(matrix[half:, half:].T.triu())
+    first_rows, fold = _rectangle(packed, n)
+    first_rows.copy_(matrix[:half])
+    fold.triu_(1).add_(matrix[half:, half:].tril())
     return packed
 
 
-def unpack_symmetric(packed: Tensor, n: int) -> Tensor:
-    """Restore the (n, n) symmetric matrix that `pack_symmetric` packed."""
+def unpack_triangle(packed: Tensor, n: int) -> Tensor:
+    """Restore the (n, n) upper triangle that `pack_triangle` packed, with zeros below it."""
     half = (n + 1) // 2
-    first_columns, fold = _rectangle(packed, n)
+    first_rows, fold = _rectangle(packed, n)
     matrix = packed.new_zeros(n, n)
-    matrix[:, :half] = first_columns
+    matrix[:half] = first_rows
     matrix[half:, half:] = fold.T
-    return matrix.tril_().add_(matrix.tril(-1).T)
+    return matrix.triu_()
 
 
 def flatten(tensors: Sequence[Tensor], like: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ def split_like(flat: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _rectangle(packed: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """View the packed vector as the first ceil(n / 2) columns and the fold in their unused corner."""
+    """View the packed vector as the first ceil(n / 2) rows and the fold in their unused corner."""
     half, even = (n + 1) // 2, 1 - n % 2
-    rectangle = packed.view(n + even, half)
-    return rectangle[even:], rectangle[: n - half, 1 - even :]
+    rectangle = packed.view(half, n + even)
+    return rectangle[:, even:], rectangle[1 - even :, : n - half]
