@@ -6,6 +6,8 @@ are Student's t over the folds.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -78,7 +80,7 @@ def log_epoch_ratios(table: pd.DataFrame, target: str) -> pd.Series:
     arrived = rows["reached"].astype(bool) | (rows["optimizer"] == "sgd")
     epochs = rows.assign(epochs=rows["epochs_to_target"].where(arrived, np.inf))
     sides = epochs.pivot(index=["batch", *FOLD], columns="optimizer", values="epochs")
-    return np.log(sides["kfac"] / sides["sgd"]).dropna()
+    return (sides["kfac"] / sides["sgd"]).dropna().map(math.log)
 
 
 def mean_estimate(values: pd.Series) -> Estimate:
@@ -86,24 +88,24 @@ def mean_estimate(values: pd.Series) -> Estimate:
     if len(values) < 2:
         raise ValueError(f"an interval needs two folds, got {len(values)}")
     if np.isinf(values).any():
-        return exact(np.inf)
-    half = float(stats.t.ppf(0.975, len(values) - 1) * values.sem())
-    return Estimate(float(values.mean()), float(values.mean()) - half, float(values.mean()) + half)
+        return exact(math.inf)
+    mean, error = float(np.mean(values)), float(stats.sem(values))
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * error
+    return Estimate(mean, mean - half, mean + half)
 
 
 def _ratio_at_largest_batch(table: pd.DataFrame, target: str) -> Estimate:
     log_ratio = mean_estimate(log_epoch_ratios(table, target)[table["batch"].max()])
-    return Estimate(*np.exp([log_ratio.value, log_ratio.low, log_ratio.high]).tolist())
+    return Estimate(math.exp(log_ratio.value), math.exp(log_ratio.low), math.exp(log_ratio.high))
 
 
 def _growth(table: pd.DataFrame, target: str) -> Estimate:
     by_batch = log_epoch_ratios(table, target).unstack("batch").dropna()
     if by_batch.shape[1] < 3:
         raise ValueError(f"a growth needs three batch sizes, got {by_batch.shape[1]}")
-    if np.isinf(by_batch).to_numpy().any():
-        return exact(np.inf)
-    log_batch = np.log(by_batch.columns.to_numpy(dtype=float))
-    slopes = np.polyfit(log_batch, by_batch.to_numpy().T, deg=1)[0]
+    if np.isinf(by_batch.to_numpy()).any():
+        return exact(math.inf)
+    slopes = np.polyfit(np.log(by_batch.columns.to_numpy(dtype=float)), by_batch.to_numpy().T, deg=1)[0]
     return mean_estimate(pd.Series(slopes))
 
 
