@@ -99,7 +99,7 @@ accuracy[["method", "blas_kernel"]].dropna().drop_duplicates()
 
 # %%
 times = table[table.quantity == "time"]
-sides = times.pivot_table(index=["n", "phi", "repetition"], columns=["method", "slices"], values="call_seconds")
+sides = times.pivot_table(index=["n", "repetition"], columns=["method", "slices"], values="call_seconds")
 dgemm = sides[["torch", "numpy"]].min(axis=1)
 largest = sides.index.get_level_values("n") == sides.index.get_level_values("n").max()
 show("int8-slower-than-dgemm", (sides["scheme_one"][9] / dgemm)[largest].median())

@@ -36,11 +36,9 @@ def test_all_but_seconds_come_out_the_same_twice(table):
 def test_each_side_is_timed_in_each_repetition(table):
     times = table[table.quantity == "time"]
     assert (times.call_seconds > 0).all()
-    counts = times.groupby(["phi", "method", "slices"]).repetition.agg(list)
+    counts = times.groupby(["method", "slices"]).repetition.agg(list)
     assert all(repetitions == [0, 1] for repetitions in counts)
-    sides = {"torch", "numpy", "int8_product", "scheme_one", "scheme_one_ungrouped"}
-    assert set(times[times.phi == 0.1].method) == sides
-    assert set(times[times.phi == 2.0].method) == sides - {"scheme_one_ungrouped"}
+    assert set(times.method) == {"torch", "numpy", "int8_product", "scheme_one", "scheme_one_ungrouped"}
 
 
 def test_errors_fall_with_slices_and_stay_below_their_bounds(table):
@@ -57,7 +55,7 @@ def test_the_error_is_that_of_the_product_it_stands_beside(monkeypatch):
     side = int8_dgemm._scheme_one_side(9)
     a, b = int8_dgemm.exponential_operands(8, 8, 0.1, 0, CPU)
     reference = int8_dgemm.sample_reference(a.numpy(), b.numpy(), samples=50, seed=0)
-    observed = int8_dgemm._accuracy(side, a, b, side.multiply(a, b), reference)
+    observed = int8_dgemm._accuracy(side, a, b, reference)
     assert 2.0**18 < observed["error_roundoffs"] < 2.0**24
 
 

@@ -28,7 +28,7 @@ class Int8DgemmCase:
     n: int
     slices: tuple[int, ...] = (3, 4, 5, 6, 7, 8, 9, 10, 11, 12)
     phi: tuple[float, ...] = (0.1, 0.5, 1.0, 2.0)
-    repetitions: int = 1  # of each side for each phi: the times of all phi are repetitions of one another
+    repetitions: int = 3
     seed: int = 0
 
 

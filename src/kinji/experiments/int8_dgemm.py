@@ -13,7 +13,9 @@ Four kinds of rows, told apart by `quantity`:
     What the published rule for the number of slices takes on operands whose product hangs on a few small entries.
 
 Operands are (U - 1/2) exp(phi N(0, 1)), as in Ootomo, Ozaki and Yokota, IJHPCA 38(4), 2024, section 4: phi sets the
-spread of the exponents. On CUDA, native DGEMM is cuBLAS's alone; not yet run on a GPU.
+spread of the exponents. Products are n x n x n where time is the question. Elsewhere rows of A and columns of B are a
+part of theirs: an entry depends on one of each and on the inner dimension n. On CUDA, native DGEMM is cuBLAS's alone;
+not yet run on a GPU.
 
 Dimension letters: M rows of A, K inner dimension, N columns of B.
 """
@@ -45,7 +47,8 @@ Multiply: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 SAMPLES = 400
 DGEMM_SLICES = 9  # as accurate as DGEMM for moderate spreads; what the bits and the ungrouped form are judged at
-NARROW = 384  # rows of A and columns of B where bits, not speed, are the question
+NARROW = 384  # rows of A and columns of B, at most, where accuracy and bits are the question
+TIMED_PHI = 0.5  # no side's time depends on the values it multiplies
 MEAN_LOST_BITS = (0.0, 1.0, 1.5)  # thresholds of the published rule: its default, and the example of its manual
 SETTLE_SECONDS = 0.01  # idle OpenMP threads spin for milliseconds, on cores that the next side's threads want
 SHORT = 1024  # below it one call is too short to time: a call to wake the threads, then (SHORT / n)^2 calls at once
@@ -63,15 +66,13 @@ class Side:
 
 
 def measure(case: Int8DgemmCase, context: Context) -> Iterator[Observation]:
-    """Yield the observations of one n: accuracy and time for each phi, then bits and the automatic rule."""
+    """Yield the observations of one n: accuracy for each phi, then time, bits and the automatic rule."""
     device = torch.device(context.device)
     bits = bits_per_slice(case.n, exact_bits(device))
-    for phi in case.phi:
-        a, b = exponential_operands(case.n, case.n, phi, case.seed, device)
-        for observation in _compare(case, context, a, b, with_ungrouped=phi == case.phi[0]):
-            yield {**observation, "phi": phi, "bits": bits}
-    yield from _compare_bits(case, context, device)
-    yield from _try_automatic_rule(case, device)
+    parts = (_compare_accuracy, _compare_time, _compare_bits, _try_automatic_rule)
+    for part in parts:
+        for observation in part(case, context, device):
+            yield {**observation, "bits": bits}
 
 
 def exponential_operands(
@@ -110,15 +111,44 @@ def blas_kernel(method: str) -> str:
     return f"MKL {version[1]}" if version else "unknown"
 
 
-def _sides(case: Int8DgemmCase, device: torch.device, with_ungrouped: bool) -> list[Side]:
-    sides = [*native_sides(device), Side("int8_product", 0, _int8_product(case.n, device), calls=8)]
-    sides += [_scheme_one_side(slices) for slices in case.slices]
-    return [*sides, _scheme_one_side(DGEMM_SLICES, grouped=False)] if with_ungrouped else sides
+def _products(case: Int8DgemmCase, device: torch.device) -> list[Side]:
+    ours = [_scheme_one_side(slices) for slices in case.slices]
+    return [*native_sides(device), *ours, _scheme_one_side(DGEMM_SLICES, grouped=False)]
 
 
 def _scheme_one_side(slices: int, grouped: bool = True) -> Side:
     method = "scheme_one" if grouped else "scheme_one_ungrouped"
     return Side(method, slices, lambda a, b: scheme_one(a, b, slices=slices, grouped=grouped))
+
+
+def _compare_accuracy(case: Int8DgemmCase, context: Context, device: torch.device) -> Iterator[Observation]:
+    for phi in context.progress.track(case.phi, "accuracy"):
+        a, b = exponential_operands(min(case.n, NARROW), case.n, phi, case.seed, device)
+        reference = sample_reference(a.numpy(force=True), b.numpy(force=True), samples=SAMPLES, seed=case.seed)
+        for side in _products(case, device):
+            about: Observation = {"phi": phi, "method": side.method, "slices": side.slices}
+            yield {"quantity": "accuracy", **about, **_accuracy(side, a, b, reference)}
+
+
+def _accuracy(side: Side, a: torch.Tensor, b: torch.Tensor, reference: Reference) -> Observation:
+    product = side.multiply(a, b)
+    error = reference.error_in_roundoffs(product.numpy(force=True))
+    observed: Observation = {"error_roundoffs": error, "digest": digest(product)}
+    if side.slices == 0:
+        return {**observed, "blas_kernel": blas_kernel(side.method)}
+    truncation = truncation_bound(a, b, slices=side.slices)[reference.rows_P, reference.columns_P]
+    bound = float(np.max(truncation / reference.magnitude_P)) / UNIT_ROUNDOFF + side.slices
+    return {**observed, "bound_roundoffs": bound}
+
+
+def _compare_time(case: Int8DgemmCase, context: Context, device: torch.device) -> Iterator[Observation]:
+    a, b = exponential_operands(case.n, case.n, TIMED_PHI, case.seed, device)
+    sides = [Side("int8_product", 0, _int8_product(case.n, device), calls=8), *_products(case, device)]
+    sides[-1].multiply(a, b)  # compiles, and wakes the threads
+    rounds = [(repetition, side) for repetition in range(case.repetitions) for side in sides]
+    for repetition, side in context.progress.track(rounds, "timing"):
+        about: Observation = {"method": side.method, "slices": side.slices, "repetition": repetition}
+        yield {"quantity": "time", **about, "call_seconds": _call_seconds(side, a, b)}
 
 
 def _int8_product(n: int, device: torch.device) -> Multiply:
@@ -127,22 +157,7 @@ def _int8_product(n: int, device: torch.device) -> Multiply:
     return lambda *_: multiply_int8(a, b)
 
 
-def _compare(
-    case: Int8DgemmCase, context: Context, a: torch.Tensor, b: torch.Tensor, with_ungrouped: bool
-) -> Iterator[Observation]:
-    reference = sample_reference(a.numpy(force=True), b.numpy(force=True), samples=SAMPLES, seed=case.seed)
-    sides = _sides(case, a.device, with_ungrouped)
-    sides[-1].multiply(a, b)  # compiles, and wakes the threads
-    rounds = [(repetition, side) for repetition in range(case.repetitions) for side in sides]
-    for repetition, side in context.progress.track(rounds, "products"):
-        product, seconds = _timed(side, a, b)
-        about: Observation = {"method": side.method, "slices": side.slices}
-        yield {"quantity": "time", **about, "repetition": repetition, "call_seconds": seconds}
-        if repetition == 0 and side.method != "int8_product":
-            yield {"quantity": "accuracy", **about, **_accuracy(side, a, b, product, reference)}
-
-
-def _timed(side: Side, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, float]:
+def _call_seconds(side: Side, a: torch.Tensor, b: torch.Tensor) -> float:
     calls = side.calls * max(1, SHORT // a.shape[1]) ** 2
     time.sleep(SETTLE_SECONDS)
     if a.shape[1] < SHORT:
@@ -150,26 +165,14 @@ def _timed(side: Side, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, 
     _synchronize(a.device)
     start = time.perf_counter()
     for _ in range(calls):
-        product = side.multiply(a, b)
+        side.multiply(a, b)
     _synchronize(a.device)
-    return product, (time.perf_counter() - start) / calls
+    return (time.perf_counter() - start) / calls
 
 
 def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _accuracy(side: Side, a: torch.Tensor, b: torch.Tensor, product: torch.Tensor, reference: Reference) -> Observation:
-    observed: Observation = {
-        "error_roundoffs": reference.error_in_roundoffs(product.numpy(force=True)),
-        "digest": digest(product),
-    }
-    if side.slices == 0:
-        return {**observed, "blas_kernel": blas_kernel(side.method)}
-    truncation = truncation_bound(a, b, slices=side.slices)[reference.rows_P, reference.columns_P]
-    bound = float(np.max(truncation / reference.magnitude_P)) / UNIT_ROUNDOFF + side.slices
-    return {**observed, "bound_roundoffs": bound}
 
 
 def digest(product: torch.Tensor) -> str:
@@ -215,10 +218,10 @@ def _limited_to(count: int, threads: int) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _try_automatic_rule(case: Int8DgemmCase, device: torch.device) -> Iterator[Observation]:
+def _try_automatic_rule(case: Int8DgemmCase, context: Context, device: torch.device) -> Iterator[Observation]:
     a, b = hidden_small_operands(min(case.n, NARROW), case.n, case.seed, device)
     reference = sample_reference(a.numpy(force=True), b.numpy(force=True), samples=SAMPLES, seed=case.seed)
-    for mean_lost_bits in MEAN_LOST_BITS:
+    for mean_lost_bits in context.progress.track(MEAN_LOST_BITS, "automatic rule"):
         slices = published_slice_count(a, b, mean_lost_bits=mean_lost_bits) or 0
         product = scheme_one(a, b, slices=slices) if slices else a @ b
         error = reference.relative_error(product.numpy(force=True))

@@ -33,7 +33,7 @@ def grouped(single):
 
 def times(ours, product=0.01, native=0.1):
     rows = [
-        {"method": method, "slices": slices, "phi": 0.1, "repetition": r, "call_seconds": seconds * (1 + 0.01 * r)}
+        {"method": method, "slices": slices, "repetition": r, "call_seconds": seconds * (1 + 0.01 * r)}
         for r in range(3)
         for method, slices, seconds in (
             ("scheme_one", 9, ours),

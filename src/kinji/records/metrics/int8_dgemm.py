@@ -20,7 +20,7 @@ REORDERED = ("reference", "one thread", "row blocks", "column blocks", "summatio
 UNORDERED = REORDERED[:-1]
 TRANSFORMED = ("reference", "transposed", "scaled by powers of two", "padded")
 CASE = ["n", "phi"]
-REPETITION = [*CASE, "repetition"]
+REPETITION = ["n", "repetition"]
 
 
 def bits_gained_per_slice(table: pd.DataFrame) -> Estimate | None:
