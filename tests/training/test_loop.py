@@ -31,6 +31,7 @@ def run(
     schedule = Schedule(peak_rate=lr, peak_momentum=0.9, end_epoch=epochs)
     stepper = build_optimizer(optimizer, model, lr=lr, momentum=0.9)
     parts = {"training": fold.train, "validation": fold.validation}
+    torch.seed()  # the order of the images comes from the run's own seed, not from the global state
     return list(train(model, stepper, schedule, **parts, epochs=epochs, batch_size=batch_size, seed=seed)), model
 
 
@@ -60,10 +61,12 @@ def test_an_epoch_takes_every_image_once(fold: Fold, batch_size: int, steps: int
     seen: list[Tensor] = []
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     model.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]) if module.training else None)
-    schedule = Schedule(peak_rate=0.1, peak_momentum=0.0, end_epoch=2)
-    optimizer = build_optimizer("sgd", model, lr=0.1, momentum=0.0)
+    schedule = Schedule(peak_rate=1e-9, peak_momentum=0.0, end_epoch=2)  # the weights stay as they are
+    optimizer = build_optimizer("sgd", model, lr=1e-9, momentum=0.0)
     parts = {"training": fold.train, "validation": fold.validation}
     epochs = list(train(model, optimizer, schedule, **parts, epochs=2, batch_size=batch_size))
+    loss, _ = evaluate(model, fold.train, label_smoothing=0.1)
+    assert [epoch.training_loss for epoch in epochs] == pytest.approx([loss, loss], rel=1e-5)
     assert [epoch.iteration for epoch in epochs] == [steps, 2 * steps]
     for half in (seen[:steps], seen[steps:]):
         torch.testing.assert_close(torch.cat(half).sum(0), fold.train.pixels_NCHW.sum(0), rtol=0, atol=1e-3)
