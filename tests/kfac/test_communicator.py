@@ -9,7 +9,7 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from kinji.kfac import KFAC, TorchCommunicator
-from kinji.kfac.communicator import SerialCommunicator, average_onto_owners, gather_from_owners
+from kinji.kfac.communicator import Exchange, SerialCommunicator
 
 from .ranks import run_on_ranks
 
@@ -58,8 +58,9 @@ def exchange_uneven_shares() -> tuple[list[Tensor], list[list[Tensor]], dict[str
     communicator = TorchCommunicator()
     owned = [[torch.full((2, 3), 1.0), torch.full((), 2.0), torch.full((4,), 3.0)], [], [torch.full((5,), 4.0)]]
     sent = [[tensor * 10**communicator.rank for tensor in tensors] for tensors in owned]
-    averaged = average_onto_owners(communicator, sent, "statistics")
-    return averaged, gather_from_owners(communicator, sent, "weights"), dict(communicator.carried_bytes)
+    exchange = Exchange(communicator, like=torch.empty(0))
+    averaged = exchange.average_onto_owners(sent, "statistics")
+    return averaged, exchange.gather_from_owners(sent, "weights"), dict(communicator.carried_bytes)
 
 
 def test_collectives_of_uneven_and_empty_shares(on_ranks):

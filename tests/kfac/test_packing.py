@@ -5,28 +5,44 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kinji.kfac.packing import flatten, pack_triangle, split_like, unpack_triangle
+from kinji.kfac.packing import pack, packed_lengths, split_like, unpack
 
 
 @given(n=st.integers(1, 40))
 def test_round_trip_of_exactly_one_triangle(n):
     square = torch.arange(n * n, dtype=torch.float64).view(n, n)
     symmetric = square.tril() + square.tril(-1).T
-    packed = pack_triangle(symmetric)
-    assert packed.shape == (n * (n + 1) // 2,)
-    assert torch.equal(packed.sort().values, symmetric[torch.tril_indices(n, n).unbind()].sort().values)
-    assert torch.equal(unpack_triangle(packed, n), symmetric.triu())
+    vector, restored = (
+        torch.full((n * (n + 1) // 2,), torch.nan, dtype=torch.float64),
+        torch.full_like(square, torch.nan),
+    )
+    assert packed_lengths([symmetric], symmetric=True) == [len(vector)]
+    pack([symmetric], vector, symmetric=True)
+    assert torch.equal(vector.sort().values, symmetric[torch.tril_indices(n, n).unbind()].sort().values)
+    unpack(vector, [restored], symmetric=True)
+    assert torch.equal(restored, symmetric.triu())
 
 
-def test_pieces_are_views_of_the_flat_vector_in_order():
-    tensors = [torch.arange(6.0).view(2, 3), torch.tensor(7.0), torch.empty(0), torch.arange(4.0)]
-    flat = flatten(tensors, like=tensors[0])
-    pieces = split_like(flat, tensors)
-    assert all(torch.equal(piece, tensor) for piece, tensor in zip(pieces, tensors, strict=True))
-    pieces[0][0, 0] = -1
-    assert flat[0] == -1
+TENSORS = [torch.arange(6.0).view(2, 3), torch.tensor(7.0), torch.empty(0), torch.arange(4.0)]
 
 
-def test_pieces_must_cover_the_vector():
-    with pytest.raises(RuntimeError):
-        split_like(torch.zeros(5), [torch.zeros(2), torch.zeros(2)])
+def test_tensors_of_any_shape_make_a_round_trip():
+    vector, restored = torch.empty(11), [torch.empty_like(tensor) for tensor in TENSORS]
+    pack(TENSORS, vector, symmetric=False)
+    assert vector.tolist() == [0, 1, 2, 3, 4, 5, 7, 0, 1, 2, 3]
+    unpack(vector, restored, symmetric=False)
+    assert all(map(torch.equal, restored, TENSORS))
+
+
+def test_pieces_are_views_in_order():
+    vector = torch.arange(11.0)
+    pieces = split_like(vector, TENSORS)
+    assert [piece.shape for piece in pieces] == [tensor.shape for tensor in TENSORS]
+    pieces[1].fill_(-1)
+    assert vector[6] == -1
+
+
+@pytest.mark.parametrize("length", [4, 12])
+def test_a_vector_of_another_length_is_refused(length):
+    with pytest.raises(RuntimeError, match="split"):
+        pack(TENSORS, torch.zeros(length), symmetric=False)

@@ -32,7 +32,7 @@ from kinji.experiments.stopwatch import Stopwatch
 from kinji.kfac import KFAC, Communicator, SerialCommunicator, TorchCommunicator
 from kinji.kfac.blocks import Block, KroneckerBlock, UnitWiseBlock, fisher_blocks
 from kinji.kfac.ownership import OwnershipRule, assign_owners, makespan
-from kinji.kfac.packing import flatten, split_like
+from kinji.kfac.packing import pack, unpack
 from kinji.training.models import ResidualNetwork
 
 Row = dict[str, int | float | str | bool]
@@ -174,6 +174,7 @@ class SGDTrial(Trial):
     def __init__(self, case: StepBreakdownCase, watch: Stopwatch) -> None:
         super().__init__(case, watch)
         self.sgd = torch.optim.SGD(self.model.parameters(), lr=1e-3, momentum=0.9)
+        self.vector = torch.empty(sum(parameter.numel() for parameter in self.model.parameters()), device=watch.device)
 
     def step(self) -> None:
         """Differentiate, average the gradients, update."""
@@ -193,10 +194,9 @@ class SGDTrial(Trial):
 
     def _all_reduce(self) -> None:
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        flat = flatten(gradients, gradients[0])
-        distributed.all_reduce(flat)
-        flat.div_(distributed.get_world_size())
-        torch._foreach_copy_(gradients, split_like(flat, gradients))
+        pack(gradients, self.vector, symmetric=False)
+        distributed.all_reduce(self.vector)
+        unpack(self.vector.div_(distributed.get_world_size()), gradients, symmetric=False)
 
 
 class KFACTrial(Trial):

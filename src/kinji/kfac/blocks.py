@@ -15,7 +15,6 @@ from torch.nn import Parameter
 
 from kinji.kfac import inverse, statistics
 from kinji.kfac.ownership import inversion_flops
-from kinji.kfac.packing import pack_triangle, unpack_triangle
 
 BatchNormRule = Literal["unit-wise", "first-order"]
 
@@ -31,7 +30,11 @@ class Block:
         The layer, None if the block is a single parameter.
     parameters
         What the block updates.
+    symmetric
+        Whether its statistics are symmetric matrices, of which one triangle is enough.
     """
+
+    symmetric = False
 
     def __init__(self, name: str, module: nn.Module | None, parameters: Sequence[Parameter]) -> None:
         self.name = name
@@ -61,14 +64,6 @@ class Block:
         for products in sums:
             products.mul_(passes)
 
-    def pack(self, formed: Sequence[Tensor]) -> list[Tensor]:
-        """Drop what symmetry makes redundant."""
-        return list(formed)
-
-    def unpack(self, packed: Sequence[Tensor]) -> list[Tensor]:
-        """Restore what `pack` dropped."""
-        return list(packed)
-
     def new_inverse(self) -> list[Tensor]:
         """Return memory for the inverse of the block."""
         return []
@@ -83,6 +78,8 @@ class Block:
 
 class KroneckerBlock(Block):
     """Weight and bias of a linear layer or a convolution: ``G (x) A``."""
+
+    symmetric = True
 
     def __init__(self, name: str, module: nn.Linear | nn.Conv2d) -> None:
         bias = statistics.trainable_bias(module)
@@ -111,15 +108,6 @@ class KroneckerBlock(Block):
         a_ii, g_oo = sums
         a_ii.div_(passes)
         g_oo.mul_(passes)
-
-    def pack(self, formed: Sequence[Tensor]) -> list[Tensor]:
-        """Keep one triangle of ``A`` and of ``G``."""
-        return [pack_triangle(factor) for factor in formed]
-
-    def unpack(self, packed: Sequence[Tensor]) -> list[Tensor]:
-        """Restore one triangle of ``A`` and of ``G``, which is all that inversion reads."""
-        sizes = (self.inputs, self.outputs)
-        return [unpack_triangle(triangle, n) for triangle, n in zip(packed, sizes, strict=True)]
 
     def new_inverse(self) -> list[Tensor]:
         """Return memory, by columns as LAPACK wants it, for the Cholesky factors of the damped ``A`` and ``G``."""

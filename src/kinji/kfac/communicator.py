@@ -7,13 +7,13 @@ Statistics and gradients are summed onto their owners (ReduceScatterV), updated 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, distributed
 
-from kinji.kfac.packing import flatten, split_like
+from kinji.kfac.packing import pack, split_like
 
 
 class Communicator(Protocol):
@@ -31,6 +31,20 @@ class Communicator(Protocol):
     def all_gather_v(self, segment: Tensor, lengths: Sequence[int], content: str) -> list[Tensor]:
         """Give every rank the segments of all ranks, rank k's being ``lengths[k]`` long."""
         ...
+
+
+class Workspace:
+    """Vectors kept by name between steps; what they hold lasts until their name is asked for again."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
+
+    def vectors(self, name: str, lengths: Sequence[int], like: Tensor) -> list[Tensor]:
+        """Return vectors of some lengths, of the type and device of ``like``."""
+        kept = self._kept.get(name)
+        if kept is None or len(kept) != sum(lengths) or kept.dtype != like.dtype or kept.device != like.device:
+            kept = self._kept[name] = like.new_empty(sum(lengths))
+        return list(kept.split(list(lengths)))
 
 
 class SerialCommunicator:
@@ -65,22 +79,40 @@ class TorchCommunicator:
         self.rank = distributed.get_rank(group)
         self.size = distributed.get_world_size(group)
         self.carried_bytes: Counter[str] = Counter()
+        self._workspace = Workspace()
 
     def reduce_scatter_v(self, segments: Sequence[Tensor], content: str) -> Tensor:
-        """Sum every rank's ``segments[k]`` onto rank k."""
+        """Sum every rank's ``segments[k]`` onto rank k, in the order of the ranks.
+
+        Every pair of ranks exchanges its two segments directly: gloo's own reduce_scatter of uneven segments takes
+        several times as long.
+        """
         self.carried_bytes[content] += sum(segment.nbytes for segment in segments)
-        mine = torch.empty_like(segments[self.rank])
-        distributed.reduce_scatter(mine, list(segments), group=self.group)
-        return mine
+        mine = segments[self.rank]
+        received = self._workspace.vectors(f"{content} received", [len(mine)] * self.size, mine)
+        received[self.rank].copy_(mine)
+        others = [rank for rank in range(self.size) if rank != self.rank]
+        sends = [self._transfer(distributed.isend, segments[rank], rank) for rank in others]
+        receives = [self._transfer(distributed.irecv, received[rank], rank) for rank in others]
+        for request in distributed.batch_isend_irecv(sends + receives):
+            request.wait()
+        for segment in received[1:]:
+            received[0] += segment
+        return received[0]
 
     def all_gather_v(self, segment: Tensor, lengths: Sequence[int], content: str) -> list[Tensor]:
         """Give every rank the segments of all ranks, padded to one length, as gloo gathers no other."""
         self.carried_bytes[content] += sum(lengths) * segment.element_size()
-        padded = segment.new_zeros(max(lengths))
+        (padded,) = self._workspace.vectors(f"{content} sent", [max(lengths)], segment)
         padded[: len(segment)] = segment
-        gathered = [torch.empty_like(padded) for _ in lengths]
+        padded[len(segment) :] = 0
+        gathered = self._workspace.vectors(f"{content} received", [max(lengths)] * self.size, segment)
         distributed.all_gather(gathered, padded, group=self.group)
         return [piece[:length] for piece, length in zip(gathered, lengths, strict=True)]
+
+    def _transfer(self, way: Callable[..., Any], segment: Tensor, other: int) -> distributed.P2POp:
+        peer = distributed.get_global_rank(self.group, other) if self.group else other
+        return distributed.P2POp(way, segment, peer, self.group)
 
 
 class MPICommunicator:
@@ -103,7 +135,7 @@ class MPICommunicator:
         self.carried_bytes[content] += sum(segment.nbytes for segment in segments)
         mine = torch.empty_like(segments[self.rank])
         lengths = [len(segment) for segment in segments]
-        self.comm.Reduce_scatter(flatten(segments, mine).numpy(), mine.numpy(), lengths)
+        self.comm.Reduce_scatter(torch.cat(list(segments)).numpy(), mine.numpy(), lengths)
         return mine
 
     def all_gather_v(self, segment: Tensor, lengths: Sequence[int], content: str) -> list[Tensor]:
@@ -114,27 +146,50 @@ class MPICommunicator:
         return list(gathered.split(list(lengths)))
 
 
-def average_onto_owners(communicator: Communicator, owned: Sequence[Sequence[Tensor]], content: str) -> list[Tensor]:
-    """Average tensors over the ranks; rank k gets the averages of ``owned[k]``."""
-    mine = owned[communicator.rank]
-    if communicator.size == 1:
-        return list(mine)
-    segments = [flatten(tensors, _any_of(owned)) for tensors in owned]
-    total = communicator.reduce_scatter_v(segments, content)
-    return split_like(total.div_(communicator.size), mine)
+class Exchange:
+    """Lists of tensors through the collectives of a communicator.
+
+    Parameters
+    ----------
+    communicator
+        Of one or more ranks.
+    like
+        A tensor of the type and device of everything that travels.
+    """
+
+    def __init__(self, communicator: Communicator, like: Tensor) -> None:
+        self.communicator = communicator
+        self._like = like
+        self._workspace = Workspace()
+
+    def vectors(self, content: str, lengths: Sequence[int]) -> list[Tensor]:
+        """Return memory for what goes to each owner."""
+        return self._workspace.vectors(content, lengths, self._like)
+
+    def average(self, vectors: Sequence[Tensor], content: str) -> Tensor:
+        """Average ``vectors[k]`` over the ranks, onto rank k."""
+        return self.communicator.reduce_scatter_v(vectors, content).div_(self.communicator.size)
+
+    def average_onto_owners(self, owned: Sequence[Sequence[Tensor]], content: str) -> list[Tensor]:
+        """Average the tensors ``owned[k]`` over the ranks, onto rank k."""
+        mine = owned[self.communicator.rank]
+        if self.communicator.size == 1:
+            return list(mine)
+        vectors = self.vectors(content, [_numbers(tensors) for tensors in owned])
+        for tensors, vector in zip(owned, vectors, strict=True):
+            pack(tensors, vector, symmetric=False)
+        return split_like(self.average(vectors, content), mine)
+
+    def gather_from_owners(self, owned: Sequence[Sequence[Tensor]], content: str) -> list[list[Tensor]]:
+        """Give every rank the tensors that rank k holds in ``owned[k]``; the others' give only shapes."""
+        if self.communicator.size == 1:
+            return [list(owned[0])]
+        lengths = [_numbers(tensors) for tensors in owned]
+        (mine,) = self.vectors(content, [lengths[self.communicator.rank]])
+        pack(owned[self.communicator.rank], mine, symmetric=False)
+        segments = self.communicator.all_gather_v(mine, lengths, content)
+        return [split_like(segment, tensors) for segment, tensors in zip(segments, owned, strict=True)]
 
 
-def gather_from_owners(
-    communicator: Communicator, owned: Sequence[Sequence[Tensor]], content: str
-) -> list[list[Tensor]]:
-    """Give every rank the tensors that rank k holds in ``owned[k]``; the others' give only shapes."""
-    if communicator.size == 1:
-        return [list(owned[0])]
-    lengths = [sum(tensor.numel() for tensor in tensors) for tensors in owned]
-    mine = flatten(owned[communicator.rank], _any_of(owned))
-    segments = communicator.all_gather_v(mine, lengths, content)
-    return [split_like(segment, tensors) for segment, tensors in zip(segments, owned, strict=True)]
-
-
-def _any_of(owned: Sequence[Sequence[Tensor]]) -> Tensor:
-    return next(tensor for tensors in owned for tensor in tensors)
+def _numbers(tensors: Sequence[Tensor]) -> int:
+    return sum(tensor.numel() for tensor in tensors)

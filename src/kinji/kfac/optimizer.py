@@ -26,8 +26,10 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from kinji.kfac.blocks import BatchNormRule, Block, KroneckerBlock, fisher_blocks
-from kinji.kfac.communicator import Communicator, SerialCommunicator, average_onto_owners, gather_from_owners
+from kinji.kfac.communicator import Communicator, Exchange, SerialCommunicator
 from kinji.kfac.ownership import OwnershipRule, assign_owners
+from kinji.kfac.packing import pack as pack_tensors
+from kinji.kfac.packing import packed_lengths, unpack
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +106,8 @@ class KFAC(torch.optim.Optimizer):
         super().__init__([p for block in self.blocks for p in block.parameters], options)
         self.communicator = communicator or SerialCommunicator()
         self.rescale_weights = rescale_weights
-        self.pack = pack and self.communicator.size > 1
+        self.exchange = Exchange(self.communicator, like=self.blocks[0].parameters[0].detach())
+        self.pack = pack
         owners = assign_owners([block.flops for block in self.blocks], self.communicator.size, ownership)
         self.owned: list[list[Block]] = [[] for _ in range(self.communicator.size)]
         for block, owner in zip(self.blocks, owners, strict=True):
@@ -158,7 +161,7 @@ class KFAC(torch.optim.Optimizer):
         faults = self._faults()
         count = self.blocks[0].parameters[0].new_tensor([float(len(faults))])
         sent = [[count, *(_gradient(p) for block in owned for p in block.parameters)] for owned in self.owned]
-        total, *averaged = average_onto_owners(self.communicator, sent, "gradients")
+        total, *averaged = self.exchange.average_onto_owners(sent, "gradients")
         if total.item() > 0:
             self._passes.clear()
             elsewhere = "another rank met a gradient or statistic that is missing or not finite"
@@ -167,11 +170,13 @@ class KFAC(torch.optim.Optimizer):
 
     def reduce_statistics(self) -> None:
         """Average the statistics over the ranks and, at their owner, over the steps."""
-        sent = [[self._packed_statistics(block) for block in blocks] for blocks in self.owned]
-        flat = [[tensor for of_block in of_rank for tensor in of_block] for of_rank in sent]
-        received = average_onto_owners(self.communicator, flat, "statistics")
-        for block, averaged in zip(self.mine, _grouped(received, sent[self.communicator.rank]), strict=True):
-            self._average_over_steps(block, block.unpack(averaged) if self.pack else averaged)
+        for block, passes in self._passes.items():
+            if passes > 1:
+                block.mean_statistics(self._sums[block], passes)
+        if self.communicator.size > 1:
+            self._exchange_statistics()
+        for block in self.mine:
+            self._average_over_steps(block)
         self._passes.clear()
 
     def invert(self) -> None:
@@ -196,7 +201,7 @@ class KFAC(torch.optim.Optimizer):
         owned: list[list[Tensor]] = [[p for block in blocks for p in block.parameters] for blocks in self.owned]
         parameters = [parameter for of_rank in owned for parameter in of_rank]
         owned[self.communicator.rank] = [weight for proposal in proposals for weight, _ in proposal]
-        gathered = gather_from_owners(self.communicator, owned, "weights")
+        gathered = self.exchange.gather_from_owners(owned, "weights")
         weights = [weight for of_rank in gathered for weight in of_rank]
         if not all(weight.isfinite().all() for weight in weights):
             raise FloatingPointError("the updated weights are not finite and were not taken: lower lr or raise damping")
@@ -232,18 +237,26 @@ class KFAC(torch.optim.Optimizer):
                 faults.append(f"{block.name} has statistics that are missing or not finite")
         return faults
 
-    def _packed_statistics(self, block: Block) -> list[Tensor]:
-        sums = self._statistics(block)
-        if self._passes[block] > 1:
-            block.mean_statistics(sums, self._passes[block])
-        return block.pack(sums) if self.pack else sums
-
     def _statistics(self, block: Block) -> list[Tensor]:
         """Return what the backward pass(es) since the last step formed; the memory itself is kept between steps."""
         return self._sums[block] if self._passes[block] else []
 
-    def _average_over_steps(self, block: Block, averaged: list[Tensor]) -> None:
-        state = self._state(block)
+    def _exchange_statistics(self) -> None:
+        """Replace this rank's statistics of the blocks that it owns by the average over the ranks."""
+        lengths = [[self._packed_length(block) for block in blocks] for blocks in self.owned]
+        vectors = self.exchange.vectors("statistics", [sum(of_rank) for of_rank in lengths])
+        for blocks, vector, of_rank in zip(self.owned, vectors, lengths, strict=True):
+            for block, piece in zip(blocks, vector.split(of_rank), strict=True):
+                pack_tensors(self._statistics(block), piece, symmetric=self.pack and block.symmetric)
+        averaged = self.exchange.average(vectors, "statistics").split(lengths[self.communicator.rank])
+        for block, piece in zip(self.mine, averaged, strict=True):
+            unpack(piece, self._statistics(block), symmetric=self.pack and block.symmetric)
+
+    def _packed_length(self, block: Block) -> int:
+        return sum(packed_lengths(self._statistics(block), symmetric=self.pack and block.symmetric))
+
+    def _average_over_steps(self, block: Block) -> None:
+        averaged, state = self._statistics(block), self._state(block)
         if state.get("statistics"):
             torch._foreach_lerp_(state["statistics"], averaged, 1 - self.param_groups[0]["statistics_decay"])
         else:

@@ -1,47 +1,62 @@
-"""Symmetric matrices and lists of tensors as the flat vectors that travel between ranks.
+"""Lists of tensors as the flat vectors that travel between ranks.
 
 A symmetric matrix travels as its upper triangle, in rectangular full packed format (Gustavson et al. 2010): the
 triangle's last rows are folded under its first ones, so packing is two block copies and no gather. What is unpacked
-stays a triangle; the Cholesky factorization reads no more of it.
+stays a triangle; the Cholesky factorization reads no more of it. Memory is the caller's throughout, as new memory costs
+more than the copy into it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 
-def pack_triangle(matrix: Tensor) -> Tensor:
-    """Pack the upper triangle of an (n, n) symmetric matrix into n (n + 1) / 2 numbers."""
-    n, half = len(matrix), (len(matrix) + 1) // 2
-    packed = matrix.new_empty(n * (n + 1) // 2)
-    first_rows, fold = _rectangle(packed, n)
+def packed_lengths(tensors: Sequence[Tensor], symmetric: bool) -> list[int]:
+    """Return how many numbers each tensor takes in a vector; symmetric (n, n) matrices take n (n + 1) / 2."""
+    return [len(tensor) * (len(tensor) + 1) // 2 if symmetric else tensor.numel() for tensor in tensors]
+
+
+def pack(tensors: Sequence[Tensor], vector: Tensor, symmetric: bool) -> None:
+    """Write tensors one after another into a vector of their length."""
+    pieces = vector.split(packed_lengths(tensors, symmetric))
+    for tensor, piece in zip(tensors, pieces, strict=True):
+        if symmetric:
+            _pack_triangle(tensor, piece)
+        else:
+            piece.view(tensor.shape).copy_(tensor)
+
+
+def unpack(vector: Tensor, tensors: Sequence[Tensor], symmetric: bool) -> None:
+    """Read back what `pack` wrote; of symmetric matrices the upper triangle, with zeros below it."""
+    pieces = vector.split(packed_lengths(tensors, symmetric))
+    for tensor, piece in zip(tensors, pieces, strict=True):
+        if symmetric:
+            _unpack_triangle(piece, tensor)
+        else:
+            tensor.copy_(piece.view(tensor.shape))
+
+
+def split_like(vector: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Cut a vector into pieces (views) of the shapes of tensors."""
+    pieces = vector.split([tensor.numel() for tensor in tensors])
+    return [piece.view(tensor.shape) for piece, tensor in zip(pieces, tensors, strict=True)]
+
+
+def _pack_triangle(matrix: Tensor, packed: Tensor) -> None:
+    half = (len(matrix) + 1) // 2
+    first_rows, fold = _rectangle(packed, len(matrix))
     first_rows.copy_(matrix[:half])
     fold.triu_(1).add_(matrix[half:, half:].tril())
-    return packed
 
 
-def unpack_triangle(packed: Tensor, n: int) -> Tensor:
-    """Restore the (n, n) upper triangle that `pack_triangle` packed, with zeros below it."""
-    half = (n + 1) // 2
-    first_rows, fold = _rectangle(packed, n)
-    matrix = packed.new_zeros(n, n)
+def _unpack_triangle(packed: Tensor, matrix: Tensor) -> None:
+    half = (len(matrix) + 1) // 2
+    first_rows, fold = _rectangle(packed, len(matrix))
     matrix[:half] = first_rows
     matrix[half:, half:] = fold.T
-    return matrix.triu_()
-
-
-def flatten(tensors: Sequence[Tensor], like: Tensor) -> Tensor:
-    """Concatenate tensors of any shapes (possibly none) into one vector of the type and device of ``like``."""
-    return torch.cat([like.new_empty(0), *(tensor.reshape(-1) for tensor in tensors)])
-
-
-def split_like(flat: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Cut a vector into pieces (views) of the shapes of the tensors it was flattened from."""
-    pieces = flat.split([tensor.numel() for tensor in tensors])
-    return [piece.view(tensor.shape) for piece, tensor in zip(pieces, tensors, strict=True)]
+    matrix.triu_()
 
 
 def _rectangle(packed: Tensor, n: int) -> tuple[Tensor, Tensor]:
