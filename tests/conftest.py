@@ -4,8 +4,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from kinji.records import Record, write_record
+
+# property tests draw the same examples in every run, and a busy machine fails none of them
+settings.register_profile("kinji", deadline=None, derandomize=True)
+settings.load_profile("kinji")
 
 ROOT = Path(__file__).parents[1]
 TRACKED = ("paper", "config", "workflows", "notebooks", "figures", "slurm")
