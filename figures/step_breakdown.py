@@ -6,7 +6,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kinji.records.metrics.step_breakdown import largest_case, part_shares, second_order_share
+from kinji.records.metrics.step_breakdown import largest_case, median_steps, second_order_share
 from kinji.records.summaries.step_breakdown import PARTS
 
 HATCHES = ("", "//", "xx", "..", "\\\\", "", "OO")
@@ -24,17 +24,16 @@ LEAST_LABELLED = 0.035  # a thinner slice has no room for its label
 
 def draw(table: pd.DataFrame, reference: dict[str, pd.DataFrame]) -> Figure:
     """Draw the measured step, its shares against "about half", and the published scaling."""
-    figure, (seconds_ax, shares_ax, published_ax) = plt.subplots(1, 3, figsize=(11, 4.4), width_ratios=(1, 1.15, 1.5))
-    seconds = largest_case(table, "part").pivot_table(
-        index="optimizer", columns="part", values="part_seconds", aggfunc="median"
-    )
-    draw_stack(seconds_ax, seconds, "{:.2f} s", room=LEAST_LABELLED * seconds.sum(axis=1).max())
-    draw_totals(seconds_ax, table, seconds.sum(axis=1))
-    draw_stack(shares_ax, 100 * part_shares(table).groupby("optimizer").median(), "{:.0f} %", 100 * LEAST_LABELLED)
+    figure, (seconds_ax, shares_ax, published_ax) = plt.subplots(1, 3, figsize=(11, 4.4), width_ratios=(1, 1.3, 1.5))
+    steps = median_steps(table)
+    shares = 100 * steps.div(steps["whole step"], axis=0)
+    draw_stack(seconds_ax, steps, "{:.2f} s", room=LEAST_LABELLED * steps["whole step"].max())
+    draw_totals(seconds_ax, table, steps["whole step"])
+    draw_stack(shares_ax, shares, "{:.0f} %", room=100 * LEAST_LABELLED)
     draw_half(shares_ax, table)
     draw_published(published_ax, reference)
     case = largest_case(table, "part").iloc[0]
-    seconds_ax.set(title=f"One step, {case.ranks} ranks", ylabel="seconds (median over ranks and repetitions)")
+    seconds_ax.set(title=f"One step on {case.ranks} ranks", ylabel="seconds of the median step")
     shares_ax.set(title=f"ResNet-50, {case.pixels:g} px, {case.batch_per_rank:g} images a rank", ylabel="share (%)")
     handles, labels = seconds_ax.get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], loc="outside lower left", ncols=4, frameon=False)
@@ -58,43 +57,31 @@ def draw_stack(ax: Axes, heights: pd.DataFrame, label: str, room: float) -> None
     ax.grid(visible=False, axis="x")
 
 
-def draw_totals(ax: Axes, table: pd.DataFrame, sums: pd.Series) -> None:
-    """Write the sum of the parts above each bar, and mark the whole step, timed apart."""
+def draw_totals(ax: Axes, table: pd.DataFrame, totals: pd.Series) -> None:
+    """Write each step's seconds above its bar, and mark the step that was timed as a whole."""
     steps = largest_case(table, "step")
     apart = steps[~steps["parts_timed"].astype(bool)].groupby("optimizer")["step_seconds"].median()
+    label = "whole step, timed apart"
     for position, optimizer in enumerate(OPTIMIZERS):
-        whole = {"marker": "D", "color": "black", "linestyle": "none", "markersize": 5, "zorder": 3}
-        ax.plot(position + 0.33, apart[optimizer], label="whole step, timed apart" if position == 0 else None, **whole)
-        ax.annotate(
-            f"{sums[optimizer]:.2f} s",
-            (position - 0.05, sums[optimizer]),
-            (0, 3),
-            textcoords="offset points",
-            ha="center",
-            weight="bold",
-        )
+        ax.plot(position + 0.47, apart[optimizer], marker="<", color="black", linestyle="none", label=label)
+        label = ""
+        text = {"textcoords": "offset points", "ha": "center", "weight": "bold"}
+        ax.annotate(f"{totals[optimizer]:.2f} s", (position, totals[optimizer]), (0, 3), **text)
+    ax.set_xlim(-0.5, 1.6)
     ax.margins(y=0.1)
 
 
 def draw_half(ax: Axes, table: pd.DataFrame) -> None:
     """Mark the published half, and bracket what K-FAC adds."""
     share = second_order_share(table)
-    ax.axhline(50, color="black", linestyle="--", linewidth=1)
-    ax.text(
-        0.5,
-        51,
-        "published:\nK-FAC adds\nabout half",
-        ha="center",
-        va="bottom",
-        fontsize=7,
-        linespacing=1.1,
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
-    )
     if share:
         start = 100 * (1 - share.value)
         ax.annotate("", (1.47, start), (1.47, 100), arrowprops={"arrowstyle": "<->", "color": "black"})
-        ax.text(1.52, (start + 100) / 2, f"{100 * share.value:.0f} %\nadded", va="center", fontsize=8, weight="bold")
-    ax.set(xlim=(-0.5, 1.95), ylim=(0, 103))
+        measured = f"measured:\nK-FAC adds\n{100 * share.value:.0f} %"
+        ax.text(1.52, (start + 100) / 2 + 6, measured, va="center", fontsize=8, weight="bold")
+    ax.plot((0.55, 2.1), (50, 50), color="black", linestyle="--", linewidth=1)
+    ax.text(1.52, 49, "published:\nabout half", va="top", fontsize=8)
+    ax.set(xlim=(-0.5, 2.1), ylim=(0, 103))
 
 
 def draw_published(ax: Axes, reference: dict[str, pd.DataFrame]) -> None:

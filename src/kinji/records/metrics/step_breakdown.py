@@ -85,6 +85,22 @@ def part_shares(table: pd.DataFrame) -> pd.DataFrame:
     return seconds.div(timed_steps(table).set_index(STEP)["step_seconds"], axis=0)
 
 
+def median_steps(table: pd.DataFrame) -> pd.DataFrame:
+    """Return, for each optimizer (rows), the parts of the one step whose time is the median: they add up to it."""
+    steps = timed_steps(table)
+    chosen = [of_one.sort_values("step_seconds").iloc[len(of_one) // 2] for _, of_one in steps.groupby("optimizer")]
+    parts = largest_case(table, "part").pivot_table(index=STEP, columns="part", values="part_seconds")
+    rows = {
+        step["optimizer"]: {
+            **parts.loc[tuple(step[STEP])],
+            "unattributed": step["unattributed_seconds"],
+            "whole step": step["step_seconds"],
+        }
+        for step in chosen
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
 def _sent(table: pd.DataFrame, optimizer: str, contents: tuple[str, ...]) -> float:
     rows = largest_case(table, "traffic")
     if rows.empty:
