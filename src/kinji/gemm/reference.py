@@ -15,10 +15,8 @@ import numpy as np
 
 UNIT_ROUNDOFF = 2.0**-53
 SPLITTER = 2.0**27 + 1
-LARGEST_FACTOR, SMALLEST_PRODUCT = (
-    2.0**995,
-    2.0**-960,
-)  # between them TwoProduct neither overflows nor underflows
+LARGEST_FACTOR = 2.0**995  # beyond it TwoProduct overflows
+SMALLEST_PRODUCT = 2.0**-960  # below it the tail underflows
 
 
 @dataclass(frozen=True)
