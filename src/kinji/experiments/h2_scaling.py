@@ -298,7 +298,7 @@ def ablate_fill_ins(case: H2ScalingCase, problem: Problem, rank: int) -> Iterato
         yield {
             "quantity": "fill_ins",
             "method": "h2_ulv",
-            "rank": rank,
+            "basis_rank": rank,
             "fill_ins": fill_ins,
             **judge(problem, {"h2_ulv": solution})["h2_ulv"],
         }

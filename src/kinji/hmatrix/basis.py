@@ -10,6 +10,8 @@ Dimension letters: B boxes of a level, P near pairs, M places of a box, R rank, 
 columns.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -190,10 +192,22 @@ def _gaussian_matrix(shape: tuple[int, ...], generator: torch.Generator, like: T
 
 
 def _interpolate(places: Tensor, basis: Tensor) -> BasisLevel:
-    permutation, lower, _ = torch.linalg.lu(basis)
+    with _one_thread():
+        permutation, lower, _ = torch.linalg.lu(basis)
     rank = basis.shape[2]
     order = permutation.argmax(dim=1)
     rows = torch.linalg.solve_triangular(lower[:, :rank], lower, upper=False, left=False, unitriangular=True)
     interpolation = torch.empty_like(rows)
     interpolation.scatter_(1, order[:, :, None].expand_as(rows), rows)
     return BasisLevel(places, places.gather(1, order[:, :rank]), interpolation)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    # On several CPU threads the batched LU of torch 2.15.0 returns invalid pivots for tall matrices.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,144 @@
+"""What decides the claims on H2-ULV: growth, independence, fill-ins, and accuracy on a problem that is not trivial.
+
+Exponents of costs are fitted over the sizes at which the H2 matrix has more than one level: below, near blocks are
+still becoming the constant share of a row that they are from there on.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from kinji.records import Estimate, exact, growth_exponent, median_estimate
+
+SETTLED_LEVELS = 2
+
+
+def h2_flops_exponent(table: pd.DataFrame) -> Estimate:
+    """Return p of (operations of the H2-ULV factorization) ~ N^p."""
+    return _exponent(_results(table, "h2_ulv"), "factor_flops", table)
+
+
+def blr_flops_exponent(table: pd.DataFrame) -> Estimate:
+    """Return p of (operations of the block low-rank factorization) ~ N^p."""
+    return _exponent(_results(table, "blr"), "factor_flops", table)
+
+
+def h2_seconds_exponent(table: pd.DataFrame) -> Estimate:
+    """Return p of (seconds of the H2-ULV factorization) ~ N^p, over every repetition."""
+    return _exponent(_times(table, "h2_ulv"), "factor_seconds", table)
+
+
+def blr_seconds_exponent(table: pd.DataFrame) -> Estimate:
+    """Return p of (seconds of the block low-rank factorization) ~ N^p, over every repetition."""
+    return _exponent(_times(table, "blr"), "factor_seconds", table)
+
+
+def factor_speedup(table: pd.DataFrame) -> Estimate:
+    """Return the seconds of the block low-rank factorization over H2-ULV's, run beside it, at the largest N."""
+    times = table[(table["quantity"] == "time") & (table["n"] == table["n"].max())]
+    sides = times.pivot_table(index=["diagonal", "repetition"], columns="method", values="factor_seconds")
+    return median_estimate((sides["blr"] / sides["h2_ulv"]).dropna().to_numpy())
+
+
+def entries_exponent_of_last_doubling(table: pd.DataFrame) -> Estimate:
+    """Return p of (kernel entries evaluated for H2-ULV) ~ N^p between the two largest sizes."""
+    return _local_exponent(_results(table, "h2_ulv").groupby("n")["kernel_entries"].max())
+
+
+def bytes_exponent_of_last_doubling(table: pd.DataFrame) -> Estimate:
+    """Return p of (bytes of the H2-ULV factors) ~ N^p between the two largest sizes."""
+    return _local_exponent(_results(table, "h2_ulv").groupby("n")["factor_bytes"].max())
+
+
+def share_of_identical_factors(table: pd.DataFrame) -> Estimate:
+    """Return the share of matrices whose leaf factors are the same bits in a random order of the boxes."""
+    rows = table[table["quantity"] == "independence"]
+    return exact(rows["identical"].astype(bool).mean())
+
+
+def parallelism_over_blr(table: pd.DataFrame) -> Estimate:
+    """Return tasks per step of the critical path of H2-ULV over those of tile Cholesky, at the largest N."""
+    graphs = table[(table["quantity"] == "task_graph") & (table["n"] == table["n"].max())]
+    mean_width = (graphs["tasks"] / graphs["depth"]).groupby(graphs["method"]).min()
+    return exact(mean_width["h2_ulv"] / mean_width["blr"])
+
+
+def parallel_over_sequential_error(table: pd.DataFrame) -> Estimate:
+    """Return the largest ratio of the error of the parallel substitution to that of the sequential one."""
+    errors = _errors(table)
+    return exact((errors["h2_ulv"] / errors["h2_ulv_sequential"]).max())
+
+
+def fill_in_gain(table: pd.DataFrame) -> Estimate:
+    """Return the error without fill-ins over the error with them, at the largest rank tried."""
+    errors = ablation(table)
+    return exact((errors[False] / errors[True]).iloc[-1])
+
+
+def floor_without_fill_ins(table: pd.DataFrame) -> Estimate:
+    """Return the error without fill-ins at the largest rank over the error at half of it; 1 is a floor."""
+    errors = ablation(table)[False]
+    return exact(errors.iloc[-1] / errors[errors.index <= errors.index.max() / 2].iloc[-1])
+
+
+def trivial_error(table: pd.DataFrame) -> Estimate:
+    """Return the largest relative error of ``b / diagonal`` on the published, dominant diagonal."""
+    rows = _results(table, "h2_ulv")
+    return exact(rows.loc[rows["diagonal"] == "dominant", "diagonal_solve_relative_error"].max())
+
+
+def natural_error_exponent(table: pd.DataFrame) -> Estimate:
+    """Return p of (relative error of H2-ULV at fixed rank on the natural diagonal) ~ N^p."""
+    rows = _results(table, "h2_ulv")
+    rows = rows[rows["diagonal"] == "natural"]
+    return growth_exponent(rows["n"].tolist(), rows["relative_error"].tolist())
+
+
+def iterative_residual_over_blr(table: pd.DataFrame) -> Estimate:
+    """Return the largest ratio, on the natural diagonal, of the residual after the iterations to the baseline's."""
+    rows = table[(table["quantity"] == "result") & (table["diagonal"] == "natural")]
+    sides = rows.pivot_table(index="n", columns="method", values="relative_residual")
+    return exact((sides["h2_ulv_cg"] / sides["blr"]).max())
+
+
+def most_iterations(table: pd.DataFrame) -> Estimate:
+    """Return the most iterations of conjugate gradients, preconditioned by H2-ULV, on the natural diagonal."""
+    rows = _results(table, "h2_ulv_cg")
+    return exact(rows.loc[rows["diagonal"] == "natural", "iterations"].max())
+
+
+def settled_sizes(table: pd.DataFrame) -> list[int]:
+    """Return the sizes at which the H2 matrix has more than one level."""
+    rows = _results(table, "h2_ulv")
+    return sorted(rows.loc[rows["levels"] >= SETTLED_LEVELS, "n"].unique())
+
+
+def ablation(table: pd.DataFrame) -> pd.DataFrame:
+    """Return relative errors by rank (rows, ascending) without (False) and with (True) fill-ins."""
+    rows = table[table["quantity"] == "fill_ins"]
+    rows = rows.assign(fill_ins=rows["fill_ins"].astype(bool))
+    return rows.pivot_table(index="basis_rank", columns="fill_ins", values="relative_error")
+
+
+def _results(table: pd.DataFrame, method: str) -> pd.DataFrame:
+    return table[(table["quantity"] == "result") & (table["method"] == method)]
+
+
+def _times(table: pd.DataFrame, method: str) -> pd.DataFrame:
+    return table[(table["quantity"] == "time") & (table["method"] == method)]
+
+
+def _errors(table: pd.DataFrame) -> pd.DataFrame:
+    rows = table[table["quantity"] == "result"]
+    return rows.pivot_table(index=["n", "diagonal"], columns="method", values="relative_error")
+
+
+def _exponent(rows: pd.DataFrame, column: str, table: pd.DataFrame) -> Estimate:
+    rows = rows[rows["n"].isin(settled_sizes(table))]
+    return growth_exponent(rows["n"].tolist(), rows[column].tolist())
+
+
+def _local_exponent(costs: pd.Series[float]) -> Estimate:
+    (small, low), (large, high) = list(costs.sort_index().items())[-2:]
+    return exact(float(np.log(high / low) / np.log(float(large) / float(small))))  # type: ignore[arg-type]

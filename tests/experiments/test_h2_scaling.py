@@ -1,0 +1,96 @@
+import pandas as pd
+import pytest
+import torch
+
+from kinji.experiments import h2_scaling
+from kinji.experiments.cases import H2ScalingCase
+from kinji.experiments.context import Context, Progress
+from kinji.hmatrix.kernels import Kernel, true_product
+from kinji.records.metrics import h2_scaling as metrics
+from kinji.records.summaries.h2_scaling import summarize
+
+CASE = H2ScalingCase(
+    n=1024, diagonal="natural", leaf=64, rank=32, samples=300, tile=256, ablation_ranks=(16, 32, 48), repetitions=2
+)
+
+
+def observe(case=CASE):
+    rows = list(h2_scaling.measure(case, Context("cpu", torch.get_num_threads(), Progress("test"))))
+    return pd.DataFrame(rows).assign(n=case.n, diagonal=case.diagonal, scale="smoke", machine="m", record="r")
+
+
+@pytest.fixture(scope="module")
+def table():
+    return observe()
+
+
+def test_all_but_seconds_come_out_the_same_twice(table):
+    seconds = [column for column in table if column.endswith("_seconds")]
+    pd.testing.assert_frame_equal(table.drop(columns=seconds), observe().drop(columns=seconds))
+
+
+def test_both_solvers_are_timed_in_each_repetition(table):
+    times = table[table.quantity == "time"]
+    assert times.groupby("method").repetition.agg(list).to_dict() == {
+        "blr": [0, 1],
+        "h2_ulv": [0, 1],
+        "h2_ulv_cg": [0],
+    }
+    assert (times[["construct_seconds", "solve_seconds"]] > 0).all(axis=None)
+
+
+def test_every_result_says_how_hard_the_problem_is(table):
+    results = table[table.quantity == "result"].set_index("method")
+    assert set(results.index) == {"blr", "h2_ulv", "h2_ulv_sequential", "h2_ulv_cg"}
+    assert (results.condition_number > 20).all()
+    assert (results.diagonal_solve_relative_error > 0.1).all()
+    assert results.relative_error["blr"] < 1e-5
+    assert results.relative_error["h2_ulv"] < 0.1
+    assert results.relative_residual["h2_ulv_cg"] < 2 * results.relative_residual["blr"]
+    assert results.kernel_entries["blr"] == 256 * 256 * 10
+
+
+def test_the_metrics_hold_on_a_small_matrix(table):
+    assert metrics.share_of_identical_factors(table).value == 1
+    assert metrics.fill_in_gain(table).value > 3
+    assert metrics.parallel_over_sequential_error(table).value == pytest.approx(1, abs=0.2)
+    assert metrics.most_iterations(table).value < 20
+
+
+def test_the_summary_has_a_row_for_each_way_to_solve(table):
+    summary = summarize(table)
+    assert summary.method.tolist() == ["blr", "h2_ulv", "h2_ulv_cg"]
+    assert summary.iterations.notna().tolist() == [False, False, True]
+
+
+def test_the_dominant_diagonal_is_the_published_one_and_trivial():
+    case = H2ScalingCase(n=512, diagonal="dominant", leaf=64, rank=32, samples=200, tile=128, repetitions=1)
+    results = observe(case)
+    results = results[results.quantity == "result"]
+    assert (results.diagonal_entry == 1000 * 512**0.5).all()
+    assert (results.condition_number < 1.01).all()
+    assert metrics.trivial_error(results).value < 1e-4
+
+
+def test_residuals_are_those_of_the_true_matrix():
+    problem = h2_scaling.build_problem(CASE, "cpu")
+    wrong = problem.x + 1e-3 * torch.ones_like(problem.x)
+    kernel = Kernel(diagonal=problem.diagonal)
+    residual = (true_product(kernel, problem.points, wrong) - problem.b).norm() / problem.b.norm()
+    judged = h2_scaling.judge(problem, {"exact": problem.x, "wrong": wrong})
+    assert judged["exact"]["relative_residual"] < 1e-14
+    assert judged["wrong"]["relative_residual"] == pytest.approx(float(residual))
+    assert judged["wrong"]["relative_error"] == pytest.approx(float(1e-3 * 32 / problem.x.norm()))
+
+
+def test_dependent_boxes_would_be_noticed(monkeypatch):
+    problem = h2_scaling.build_problem(CASE, "cpu")
+    run, _ = h2_scaling.run_h2_ulv(CASE, problem)
+    assert h2_scaling.describe_independence(run.factor, seed=0)["identical"]
+    eliminate = h2_scaling.eliminate_complements
+
+    def chained(diagonal, *arguments, **options):
+        return eliminate(diagonal + 1e-9 * diagonal.roll(1, dims=0), *arguments, **options)
+
+    monkeypatch.setattr(h2_scaling, "eliminate_complements", chained)
+    assert not h2_scaling.describe_independence(run.factor, seed=0)["identical"]

@@ -1,0 +1,98 @@
+"""Small tables that support each claim of h2_scaling, and tables that contradict it."""
+
+import pandas as pd
+
+SIZES = (4096, 8192, 16384)
+
+
+def results(method="h2_ulv", *, diagonal="natural", sizes=SIZES, **columns):
+    """Result rows; a column is a number, or a function of n."""
+    rows = [{key: value(n) if callable(value) else value for key, value in columns.items()} | {"n": n} for n in sizes]
+    return pd.DataFrame(rows).assign(quantity="result", method=method, diagonal=diagonal, levels=3)
+
+
+def growing(method, column, power):
+    settled = results()  # the sizes are read off the rows of H2-ULV
+    rows = results(method, **{column: lambda n: 1e-3 * n**power})
+    return rows if method == "h2_ulv" else pd.concat([rows, settled])
+
+
+def slowing(method, power):
+    rows = [
+        {"n": n, "repetition": r, "factor_seconds": (1 + 0.02 * r) * 1e-6 * n**power} for n in SIZES for r in range(3)
+    ]
+    return pd.concat([pd.DataFrame(rows).assign(quantity="time", method=method, diagonal="natural"), results()])
+
+
+def raced(blr, h2_ulv):
+    rows = [
+        {"method": method, "repetition": r, "factor_seconds": seconds * (1 + 0.01 * r)}
+        for method, seconds in (("blr", blr), ("h2_ulv", h2_ulv))
+        for r in range(3)
+    ]
+    return pd.DataFrame(rows).assign(quantity="time", n=16384, diagonal="natural")
+
+
+def independence(identical):
+    return pd.DataFrame({"quantity": "independence", "n": SIZES, "identical": identical})
+
+
+def graphs(h2_depth):
+    rows = [{"method": "blr", "tasks": 120, "depth": 22}, {"method": "h2_ulv", "tasks": 800, "depth": h2_depth}]
+    return pd.DataFrame(rows).assign(quantity="task_graph", n=16384)
+
+
+def errors(**by_method):
+    return pd.concat(results(method, relative_error=error) for method, error in by_method.items())
+
+
+def residuals(**by_method):
+    return pd.concat(results(method, relative_residual=residual) for method, residual in by_method.items())
+
+
+def ablation(with_fill_ins, without):
+    rows = [
+        {"basis_rank": rank, "fill_ins": fill_ins, "relative_error": error}
+        for fill_ins, column in ((True, with_fill_ins), (False, without))
+        for rank, error in zip((40, 80, 160), column, strict=True)
+    ]
+    return pd.DataFrame(rows).assign(quantity="fill_ins", n=4096)
+
+
+SUPPORTING = {
+    "h2-factor-is-linear": growing("h2_ulv", "factor_flops", 1.0),
+    "h2-factor-time-is-linear": slowing("h2_ulv", 1.0),
+    "h2-blr-is-quadratic": growing("blr", "factor_flops", 2.0),
+    "h2-blr-time-is-quadratic": slowing("blr", 1.8),
+    "h2-faster-than-blr": raced(blr=4.0, h2_ulv=1.0),
+    "h2-kernel-entries-linear": growing("h2_ulv", "kernel_entries", 1.0),
+    "h2-bytes-linear": growing("h2_ulv", "factor_bytes", 1.0),
+    "h2-boxes-independent": independence([True, True, True]),
+    "h2-more-parallelism": graphs(h2_depth=13),
+    "h2-parallel-substitution-accurate": errors(h2_ulv=1.01e-3, h2_ulv_sequential=1e-3),
+    "h2-fill-ins-help": ablation([1e-1, 1e-2, 1e-4], [2e-2, 1e-2, 1e-2]),
+    "h2-floor-without-fill-ins": ablation([1e-1, 1e-2, 1e-4], [2e-2, 1e-2, 1e-2]),
+    "h2-published-problem-is-trivial": results(diagonal="dominant", diagonal_solve_relative_error=2e-5),
+    "h2-accuracy-at-fixed-rank": results(relative_error=1e-3),
+    "h2-iterations-reach-blr-residual": residuals(h2_ulv_cg=9e-7, blr=1e-6),
+    "h2-few-iterations": results("h2_ulv_cg", iterations=12),
+}
+
+CONTRADICTING = {
+    "h2-factor-is-linear": growing("h2_ulv", "factor_flops", 1.5),
+    "h2-factor-time-is-linear": slowing("h2_ulv", 1.7),
+    "h2-blr-is-quadratic": growing("blr", "factor_flops", 1.2),
+    "h2-blr-time-is-quadratic": slowing("blr", 1.1),
+    "h2-faster-than-blr": raced(blr=1.0, h2_ulv=2.0),
+    "h2-kernel-entries-linear": growing("h2_ulv", "kernel_entries", 2.0),
+    "h2-bytes-linear": growing("h2_ulv", "factor_bytes", 1.5),
+    "h2-boxes-independent": independence([True, False, True]),
+    "h2-more-parallelism": graphs(h2_depth=400),
+    "h2-parallel-substitution-accurate": errors(h2_ulv=4e-3, h2_ulv_sequential=1e-3),
+    "h2-fill-ins-help": ablation([1e-1, 1e-2, 1e-2], [1e-1, 1e-2, 1e-2]),
+    "h2-floor-without-fill-ins": ablation([1e-1, 1e-2, 1e-4], [1e-1, 1e-2, 1e-4]),
+    "h2-published-problem-is-trivial": results(diagonal="dominant", diagonal_solve_relative_error=0.5),
+    "h2-accuracy-at-fixed-rank": results(relative_error=lambda n: 1e-9 * n**2),
+    "h2-iterations-reach-blr-residual": residuals(h2_ulv_cg=1e-3, blr=1e-6),
+    "h2-few-iterations": results("h2_ulv_cg", iterations=60),
+}
