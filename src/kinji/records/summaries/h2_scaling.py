@@ -5,18 +5,19 @@ from __future__ import annotations
 import pandas as pd
 
 KEYS = ["diagonal", "n", "method"]
+SECONDS = ["construct_seconds", "factor_seconds", "solve_seconds"]
 
 
 def summarize(table: pd.DataFrame) -> pd.DataFrame:
     """Return one row for each diagonal, N and way to solve; times are medians over the repetitions."""
     results = table[(table["quantity"] == "result") & (table["method"] != "h2_ulv_sequential")].set_index(KEYS)
-    times = table[table["quantity"] == "time"].groupby(KEYS)[["construct_seconds", "factor_seconds", "solve_seconds"]]
+    times = table[table["quantity"] == "time"].groupby(KEYS)[SECONDS].median()
     columns = {
         "condition": results["condition_number"].round(3),
         "error of b/diag": results["diagonal_solve_relative_error"].map("{:.1e}".format),
-        "construct (s)": times["construct_seconds"].median().round(2),
-        "factor (s)": times["factor_seconds"].median().round(2),
-        "solve (s)": times["solve_seconds"].median().round(3),
+        "construct (s)": times["construct_seconds"].round(2),
+        "factor (s)": times["factor_seconds"].round(2),
+        "solve (s)": times["solve_seconds"].round(3),
         "GFLOP to factorize": (results["factor_flops"] / 1e9).round(1),
         "factors (MB)": (results["factor_bytes"] / 1e6).round(1),
         "largest rank": results["rank_max"].astype(int),
