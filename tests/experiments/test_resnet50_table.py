@@ -9,7 +9,7 @@ from kinji.experiments import resnet50_table
 from kinji.experiments.cases import Resnet50TableCase
 from kinji.experiments.context import Context, Progress
 from kinji.experiments.resnet50_table import first_at_target, measure, new_model
-from kinji.training import Epoch
+from kinji.training import Reading
 
 CONTEXT = Context("cpu", 1, Progress("test"))
 SGD = Resnet50TableCase(optimizer="sgd", batch=128, epochs=3, lr=0.2, momentum=0.9, training_images=256, folds=4)
@@ -55,14 +55,15 @@ def test_a_target_out_of_reach_is_censored_at_the_budget():
     assert reached["reached"].all() and (reached["iterations_to_target"] == 2).all()
 
 
-def test_the_first_epoch_at_a_target_counts():
+def test_the_first_reading_at_a_target_counts():
     losses, accuracies = (0.9, 0.6, 0.7, 0.5), (0.90, 0.96, 0.97, 0.99)
-    epochs = [
-        Epoch(epoch=k, iteration=2 * k, training_loss=0.0, validation_loss=loss, validation_accuracy=accuracy)
+    case = replace(SGD, target_accuracy=0.97, target_loss=0.6)
+    readings = [
+        Reading(epoch=k, iteration=2 * k, training_loss=0.0, validation_loss=loss, validation_accuracy=accuracy)
         for k, (loss, accuracy) in enumerate(zip(losses, accuracies, strict=True), start=1)
     ]
-    assert first_at_target(SGD, epochs) == {"accuracy": epochs[2], "loss": epochs[1]}
-    assert first_at_target(SGD, []) == {"accuracy": None, "loss": None}
+    assert first_at_target(case, readings) == {"accuracy": readings[2], "loss": readings[1]}
+    assert first_at_target(case, []) == {"accuracy": None, "loss": None}
 
 
 @pytest.mark.parametrize("case", [replace(SGD, folds=2), KFAC], ids=["sgd", "kfac"])

@@ -7,7 +7,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kinji.training import Epoch, Fold, Images, ResidualNetwork, Schedule, build_optimizer, digits_fold, evaluate, train
+from kinji.training import (
+    Fold,
+    Images,
+    Reading,
+    ResidualNetwork,
+    Schedule,
+    build_optimizer,
+    digits_fold,
+    evaluate,
+    train,
+)
 
 
 @pytest.fixture(scope="module")
@@ -24,15 +34,24 @@ def one_thread() -> Iterator[None]:
 
 
 def run(
-    fold: Fold, *, optimizer: str = "sgd", epochs: int = 3, batch_size: int = 64, lr: float = 0.1, seed: int = 0
-) -> tuple[list[Epoch], nn.Module]:
+    fold: Fold,
+    *,
+    optimizer: str = "sgd",
+    epochs: int = 3,
+    batch_size: int = 64,
+    lr: float = 0.1,
+    seed: int = 0,
+    read_every: int | None = None,
+) -> tuple[list[Reading], nn.Module]:
     torch.manual_seed(seed)
     model = ResidualNetwork((4, 8))
     schedule = Schedule(peak_rate=lr, peak_momentum=0.9, end_epoch=epochs)
     stepper = build_optimizer(optimizer, model, lr=lr, momentum=0.9)
     parts = {"training": fold.train, "validation": fold.validation}
     torch.seed()  # the order of the images comes from the run's own seed, not from the global state
-    return list(train(model, stepper, schedule, **parts, epochs=epochs, batch_size=batch_size, seed=seed)), model
+    return list(
+        train(model, stepper, schedule, **parts, epochs=epochs, batch_size=batch_size, read_every=read_every, seed=seed)
+    ), model
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -66,7 +85,8 @@ def test_an_epoch_takes_every_image_once(fold: Fold, batch_size: int, steps: int
     parts = {"training": fold.train, "validation": fold.validation}
     epochs = list(train(model, optimizer, schedule, **parts, epochs=2, batch_size=batch_size))
     loss, _ = evaluate(model, fold.train, label_smoothing=0.1)
-    assert [epoch.training_loss for epoch in epochs] == pytest.approx([loss, loss], rel=1e-5)
+    if len(fold.train) % batch_size == 0:  # the mean over batches is the mean over images
+        assert [epoch.training_loss for epoch in epochs] == pytest.approx([loss, loss], rel=1e-5)
     assert [epoch.iteration for epoch in epochs] == [steps, 2 * steps]
     for half in (seen[:steps], seen[steps:]):
         torch.testing.assert_close(torch.cat(half).sum(0), fold.train.pixels_NCHW.sum(0), rtol=0, atol=1e-3)
@@ -119,7 +139,30 @@ def test_a_run_that_diverges_says_when_and_what_to_lower(fold: Fold) -> None:
         run(fold, lr=1e30)
 
 
-def test_epochs_are_handed_out_as_they_are_done(fold: Fold) -> None:
+@pytest.mark.parametrize(
+    ("read_every", "iterations"),
+    [(None, [3, 6]), (1, [1, 2, 3, 4, 5, 6]), (2, [2, 4, 6]), (4, [4, 6]), (100, [6])],
+)
+def test_readings_come_when_asked_and_at_the_end(fold: Fold, read_every: int | None, iterations: list[int]) -> None:
+    readings, _ = run(fold, epochs=2, batch_size=100, read_every=read_every)
+    assert [reading.iteration for reading in readings] == iterations
+    assert [reading.epoch for reading in readings] == [iteration / 3 for iteration in iterations]
+
+
+def test_reading_more_often_changes_nothing(fold: Fold) -> None:
+    (often, model), (seldom, other) = run(fold, epochs=2, read_every=1), run(fold, epochs=2, read_every=4)
+    assert weights_hash(model) == weights_hash(other)
+    assert (often[-1].validation_loss, often[-1].iteration) == (seldom[-1].validation_loss, seldom[-1].iteration)
+    mean = sum(reading.training_loss for reading in often[4:]) / 4
+    assert seldom[-1].training_loss == pytest.approx(mean)
+
+
+def test_readings_further_apart_than_no_step_are_refused(fold: Fold) -> None:
+    with pytest.raises(ValueError, match="read_every must be a positive number"):
+        run(fold, read_every=0)
+
+
+def test_readings_are_handed_out_as_they_are_done(fold: Fold) -> None:
     model = ResidualNetwork((4,))
     schedule = Schedule(peak_rate=0.1, peak_momentum=0.9, end_epoch=10**9)
     optimizer = build_optimizer("sgd", model, lr=0.1, momentum=0.9)

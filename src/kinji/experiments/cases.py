@@ -80,8 +80,8 @@ class Resnet50TableCase:
     lr: float
     momentum: float
     damping: float | None = None
-    target_accuracy: float = 0.97
-    target_loss: float = 0.6
+    target_accuracy: float = 0.96
+    target_loss: float = 0.65
     training_images: int = 1024
     folds: int = 5
     seed: int = 0
@@ -102,9 +102,9 @@ class Resnet50TuneCase:
     lr: tuple[float, ...]
     momentum: tuple[float, ...]
     damping: tuple[float, ...] = ()
-    target_accuracy: float = 0.97
-    target_loss: float = 0.6
-    splits: tuple[int, ...] = (0, 1, 2)
+    target_accuracy: float = 0.96
+    target_loss: float = 0.65
+    splits: tuple[int, ...] = (0, 1, 2, 3)
     seed: int = 1000
 
 

@@ -22,8 +22,8 @@ from kinji.errors import KinjiError
 from kinji.experiments.cases import Resnet50TableCase
 from kinji.experiments.context import Context
 from kinji.training import (
-    Epoch,
     Fold,
+    Reading,
     ResidualNetwork,
     Schedule,
     build_optimizer,
@@ -32,6 +32,9 @@ from kinji.training import (
     scale_batch_norm_momentum,
     train,
 )
+
+READING_IMAGES = 256
+"""Images between two readings of the validation part, or a batch if that is more."""
 
 Row = dict[str, int | float | str | bool]
 
@@ -42,7 +45,7 @@ def measure(case: Resnet50TableCase, context: Context) -> Iterator[Row]:
     Yields
     ------
     dict
-        A ``quantity`` of a fold: "curve", one row an epoch; "target", one row for each target, with ``reached`` false
+        A ``quantity`` of a fold: "curve", one row a reading; "target", one row for each target, with ``reached`` false
         and the whole budget where a run never got there; "accuracy", one row, on the test part.
 
     Raises
@@ -60,12 +63,12 @@ def measure_fold(case: Resnet50TableCase, parts: Fold, fold: int, context: Conte
     """Train on one fold and yield its rows."""
     start = time.perf_counter()
     model = new_model(case, fold).to(context.device)
-    epochs = list(context.progress.track(train_fold(case, model, parts, fold), f"fold {fold}", case.epochs))
+    readings = list(context.progress.track(train_fold(case, model, parts, fold), f"fold {fold}, readings"))
     seconds = time.perf_counter() - start
-    for epoch in epochs:
-        yield {"quantity": "curve", **asdict(epoch)}
-    for target, first in first_at_target(case, epochs).items():
-        last = first or epochs[-1]
+    for reading in readings:
+        yield {"quantity": "curve", **asdict(reading)}
+    for target, first in first_at_target(case, readings).items():
+        last = first or readings[-1]
         times = {"epochs_to_target": last.epoch, "iterations_to_target": last.iteration}
         yield {"quantity": "target", "target": target, "reached": first is not None, **times}
     _, correct = evaluate(model, parts.test)
@@ -103,7 +106,7 @@ def new_model(case: Resnet50TableCase, fold: int) -> nn.Module:
     return model
 
 
-def train_fold(case: Resnet50TableCase, model: nn.Module, parts: Fold, fold: int) -> Iterator[Epoch]:
+def train_fold(case: Resnet50TableCase, model: nn.Module, parts: Fold, fold: int) -> Iterator[Reading]:
     """Train on one fold by the hyperparameters of the case."""
     # without a running average of the statistics, as published
     kfac_options = {} if case.damping is None else {"damping": case.damping, "statistics_decay": 0.0}
@@ -122,13 +125,14 @@ def train_fold(case: Resnet50TableCase, model: nn.Module, parts: Fold, fold: int
         validation=parts.validation,
         epochs=case.epochs,
         batch_size=case.batch,
+        read_every=max(1, READING_IMAGES // case.batch),
         seed=case.seed + fold,
     )
 
 
-def first_at_target(case: Resnet50TableCase, epochs: list[Epoch]) -> dict[str, Epoch | None]:
-    """Return the first epoch that reaches each target on the validation part, or None."""
+def first_at_target(case: Resnet50TableCase, readings: list[Reading]) -> dict[str, Reading | None]:
+    """Return the first reading at each target on the validation part, or None."""
     return {
-        "accuracy": next((e for e in epochs if e.validation_accuracy >= case.target_accuracy), None),
-        "loss": next((e for e in epochs if e.validation_loss <= case.target_loss), None),
+        "accuracy": next((r for r in readings if r.validation_accuracy >= case.target_accuracy), None),
+        "loss": next((r for r in readings if r.validation_loss <= case.target_loss), None),
     }

@@ -22,7 +22,7 @@ from kinji.experiments.cases import Resnet50TableCase, Resnet50TuneCase
 from kinji.experiments.context import Context
 from kinji.experiments.resnet50_table import Row, check, first_at_target, new_model, train_fold
 from kinji.records import tidy
-from kinji.training import Epoch, digits_fold
+from kinji.training import Reading, digits_fold
 
 HYPERPARAMETERS = ("lr", "momentum", "damping")
 TARGETS = ("target_accuracy", "target_loss")
@@ -62,17 +62,18 @@ def outcome(trial: Resnet50TableCase, split: int, context: Context) -> Row:
     """Train one trial on one split and return when it reached each target."""
     parts = digits_fold(split, training_images=trial.training_images, seed=trial.seed).to(context.device)
     model = new_model(trial, split).to(context.device)
-    first = first_at_target(trial, list(until_targets(trial, train_fold(trial, model, parts, split))))
-    return {f"epochs_to_{target}": at.epoch if at else trial.epochs + 1 for target, at in first.items()}
+    readings = list(until_targets(trial, train_fold(trial, model, parts, split)))
+    first = first_at_target(trial, readings)
+    return {f"epochs_to_{target}": at.epoch if at else trial.epochs + 1.0 for target, at in first.items()}
 
 
-def until_targets(trial: Resnet50TableCase, epochs: Iterator[Epoch]) -> Iterator[Epoch]:
-    """Yield epochs until both targets are reached, or the run diverges."""
-    seen: list[Epoch] = []
+def until_targets(trial: Resnet50TableCase, readings: Iterator[Reading]) -> Iterator[Reading]:
+    """Yield readings until both targets are reached, or the run diverges."""
+    seen: list[Reading] = []
     with suppress(FloatingPointError):
-        for epoch in epochs:
-            seen.append(epoch)
-            yield epoch
+        for reading in readings:
+            seen.append(reading)
+            yield reading
             if all(first_at_target(trial, seen).values()):
                 return
 

@@ -1,10 +1,10 @@
 """Training runs that compare optimizers: data, model, schedule, optimizer, and one loop for all of them.
 
-Nothing here knows a file, a plot or the workflow: a run takes tensors and hands out the numbers of its epochs.
+Nothing here knows a file, a plot or the workflow: a run takes tensors and hands out readings.
 """
 
 from kinji.training.data import FOLDS, Fold, Images, digits_fold
-from kinji.training.loop import Epoch, evaluate, train
+from kinji.training.loop import Reading, evaluate, train
 from kinji.training.models import ResidualNetwork, scale_batch_norm_momentum
 from kinji.training.optimizers import OPTIMIZERS, build_optimizer
 from kinji.training.schedules import MomentumCoupling, Schedule
@@ -12,10 +12,10 @@ from kinji.training.schedules import MomentumCoupling, Schedule
 __all__ = [
     "FOLDS",
     "OPTIMIZERS",
-    "Epoch",
     "Fold",
     "Images",
     "MomentumCoupling",
+    "Reading",
     "ResidualNetwork",
     "Schedule",
     "build_optimizer",

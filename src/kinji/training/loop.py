@@ -3,6 +3,7 @@
 Dimension letters: N images, C channels, H height, W width, B images of a batch, K classes.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,22 +17,24 @@ from kinji.training.schedules import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
-class Epoch:
-    """What is known after an epoch.
+class Reading:
+    """What a run shows of itself from time to time.
 
     Attributes
     ----------
-    epoch, iteration : int
-        Epochs and optimizer steps completed.
+    epoch : float
+        Passes over the training part so far.
+    iteration : int
+        Optimizer steps so far.
     training_loss : float
-        Mean over the images, each seen before the step on its batch.
+        Mean over the batches since the last reading, each before the step on it.
     validation_loss : float
         The training objective (label smoothing included) on the validation part.
     validation_accuracy : float
         Share of the validation part that is classified correctly.
     """
 
-    epoch: int
+    epoch: float
     iteration: int
     training_loss: float
     validation_loss: float
@@ -47,10 +50,11 @@ def train(
     validation: Images,
     epochs: int,
     batch_size: int,
+    read_every: int | None = None,
     label_smoothing: float = 0.1,
     seed: int = 0,
-) -> Iterator[Epoch]:
-    """Train a model in place, handing out what was seen after each epoch.
+) -> Iterator[Reading]:
+    """Train a model in place, handing out readings on the way.
 
     Parameters
     ----------
@@ -66,6 +70,8 @@ def train(
         Passes over the training part, each in a new random order.
     batch_size : int
         Images a step; the last step of an epoch takes what is left.
+    read_every : int, optional
+        Steps between two readings, an epoch's if None; there is one after the last step in any case.
     label_smoothing : float
         Weight of the uniform distribution in the targets of the loss.
     seed : int
@@ -73,41 +79,41 @@ def train(
 
     Yields
     ------
-    Epoch
-        After each epoch.
+    Reading
+        With the model as it is at that moment.
 
     Raises
     ------
     ValueError
-        If the batch size does not lie within 1..N.
+        If the batch size does not lie within 1..N, or `read_every` is not positive.
     FloatingPointError
         If the loss stops being finite.
     """
     if not 1 <= batch_size <= len(training):
         raise ValueError(f"batch_size must lie in 1..{len(training)} (the training images), got {batch_size}")
+    if read_every is not None and read_every < 1:
+        raise ValueError(f"read_every must be a positive number of steps, got {read_every}")
     order = torch.Generator().manual_seed(seed)
-    iteration, steps = 0, -(-len(training) // batch_size)
-    for epoch in range(1, epochs + 1):
+    steps = -(-len(training) // batch_size)
+    batches = (b for _ in range(epochs) for b in torch.randperm(len(training), generator=order).split(batch_size))
+    losses: list[float] = []
+    for iteration, batch_B in enumerate(batches, start=1):
+        set_rates(optimizer, schedule, (iteration - 0.5) / steps)
         model.train()
-        loss_sum = 0.0
-        for batch_B in torch.randperm(len(training), generator=order).split(batch_size):
-            set_rates(optimizer, schedule, (iteration + 0.5) / steps)
-            loss = cross_entropy(
-                model(training.pixels_NCHW[batch_B]),
-                training.labels_N[batch_B],
-                label_smoothing=label_smoothing,
+        logits_BK = model(training.pixels_NCHW[batch_B])
+        loss = cross_entropy(logits_BK, training.labels_N[batch_B], label_smoothing=label_smoothing)
+        losses.append(checked(loss, iteration / steps, optimizer))
+        descend(optimizer, loss)
+        if iteration % (read_every or steps) == 0 or iteration == epochs * steps:
+            validation_loss, correct = evaluate(model, validation, label_smoothing=label_smoothing)
+            yield Reading(
+                epoch=iteration / steps,
+                iteration=iteration,
+                training_loss=sum(losses) / len(losses),
+                validation_loss=validation_loss,
+                validation_accuracy=correct / len(validation),
             )
-            loss_sum += len(batch_B) * checked(loss, epoch, optimizer)
-            descend(optimizer, loss)
-            iteration += 1
-        validation_loss, correct = evaluate(model, validation, label_smoothing=label_smoothing)
-        yield Epoch(
-            epoch=epoch,
-            iteration=iteration,
-            training_loss=loss_sum / len(training),
-            validation_loss=validation_loss,
-            validation_accuracy=correct / len(validation),
-        )
+            losses.clear()
 
 
 def set_rates(optimizer: Optimizer, schedule: Schedule, epoch: float) -> None:
@@ -117,13 +123,13 @@ def set_rates(optimizer: Optimizer, schedule: Schedule, epoch: float) -> None:
         group["momentum"] = schedule.momentum(epoch)
 
 
-def checked(loss: Tensor, epoch: int, optimizer: Optimizer) -> float:
+def checked(loss: Tensor, epoch: float, optimizer: Optimizer) -> float:
     """Return the loss as a number, or raise FloatingPointError if it is none."""
     if not loss.isfinite():
         rate = optimizer.param_groups[0]["lr"]
         raise FloatingPointError(
-            f"the training loss became {loss.item()} in epoch {epoch}: lower the learning rate (now {rate:.3g}), "
-            "lengthen the warm-up, or (K-FAC) raise the damping"
+            f"the training loss became {loss.item()} in epoch {math.ceil(epoch)}: "
+            f"lower the learning rate (now {rate:.3g}), lengthen the warm-up, or (K-FAC) raise the damping"
         )
     return loss.item()
 
