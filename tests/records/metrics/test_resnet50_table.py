@@ -10,10 +10,18 @@ ANY_TABLE = pd.DataFrame({"scale": ["smoke"], "machine": ["test-machine"], "reco
 CLAIMS = {claim.id: claim for claim in load_claims()}
 
 
-def test_the_ratio_is_the_geometric_mean_over_folds_at_the_largest_batch():
-    estimate = metrics.epoch_ratio_to_accuracy(times("accuracy", FASTER))
+def test_the_ratio_at_the_largest_batch_is_a_geometric_mean_over_folds():
+    estimate = metrics.epoch_ratio_at_largest_batch(times("accuracy", FASTER))
     assert estimate.value == pytest.approx((8 / 16) ** 0.8 * (9 / 16) ** 0.2)
     assert estimate.low < estimate.value < estimate.high
+
+
+def test_the_ratio_is_a_geometric_mean_over_folds_and_batch_sizes():
+    estimate = metrics.epoch_ratio_to_accuracy(times("accuracy", FASTER))
+    four_folds, one_fold = (4 / 4 * 6 / 8 * 8 / 16) ** (1 / 3), (5 / 4 * 7 / 8 * 9 / 16) ** (1 / 3)
+    assert estimate.value == pytest.approx(four_folds**0.8 * one_fold**0.2)
+    half_width = 2.7764451 * 0.2 * np.log(one_fold / four_folds)  # t of four degrees of freedom
+    assert np.log(estimate.high / estimate.value) == pytest.approx(half_width)
 
 
 def test_an_sgd_run_that_never_arrives_counts_with_its_budget_and_a_kfac_run_with_infinity():

@@ -20,13 +20,18 @@ FOLD = ["seed", "fold"]
 
 
 def epoch_ratio_to_accuracy(table: pd.DataFrame) -> Estimate:
-    """Return K-FAC's epochs over SGD's to the target accuracy, at the largest batch."""
-    return _ratio_at_largest_batch(table, "accuracy")
+    """Return K-FAC's epochs over SGD's to the target accuracy, geometric mean over the batch sizes."""
+    return _geometric_mean(log_epoch_ratios(table, "accuracy").groupby(FOLD).mean())
 
 
 def epoch_ratio_to_loss(table: pd.DataFrame) -> Estimate:
-    """Return K-FAC's epochs over SGD's to the target loss, at the largest batch."""
-    return _ratio_at_largest_batch(table, "loss")
+    """Return K-FAC's epochs over SGD's to the target loss, geometric mean over the batch sizes."""
+    return _geometric_mean(log_epoch_ratios(table, "loss").groupby(FOLD).mean())
+
+
+def epoch_ratio_at_largest_batch(table: pd.DataFrame) -> Estimate:
+    """Return K-FAC's epochs over SGD's to the target accuracy at the largest batch."""
+    return _geometric_mean(log_epoch_ratios(table, "accuracy")[table["batch"].max()])
 
 
 def ratio_growth_to_accuracy(table: pd.DataFrame) -> Estimate:
@@ -94,9 +99,9 @@ def mean_estimate(values: pd.Series) -> Estimate:
     return Estimate(mean, mean - half, mean + half)
 
 
-def _ratio_at_largest_batch(table: pd.DataFrame, target: str) -> Estimate:
-    log_ratio = mean_estimate(log_epoch_ratios(table, target)[table["batch"].max()])
-    return Estimate(math.exp(log_ratio.value), math.exp(log_ratio.low), math.exp(log_ratio.high))
+def _geometric_mean(logarithms: pd.Series) -> Estimate:
+    mean = mean_estimate(logarithms)
+    return Estimate(math.exp(mean.value), math.exp(mean.low), math.exp(mean.high))
 
 
 def _growth(table: pd.DataFrame, target: str) -> Estimate:
