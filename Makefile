@@ -29,6 +29,7 @@ figures: .venv/ready ## redraw every figure from the records that exist, or from
 
 tune: .venv/ready ## search the hyperparameters of the table (outside smoke's ten minutes)
 	$(SNAKEMAKE) tune
+	python -m kinji.experiments.resnet50_tune results/$(SCALE)/resnet50_tune/*.json
 
 report: .venv/ready ## bundle results, figures and provenance into one page by Snakemake
 	snakemake --cores 1 --nolock --config scale=$(SCALE) --report results/$(SCALE)/snakemake-report.html

@@ -28,6 +28,7 @@ include: "workflows/common.smk"
 include: "workflows/int8_dgemm.smk"
 include: "workflows/h2_scaling.smk"
 include: "workflows/resnet50_table.smk"
+include: "workflows/resnet50_tune.smk"
 include: "workflows/step_breakdown.smk"
 include: "workflows/from_records.smk"
 

@@ -1,0 +1,23 @@
+rule measure_resnet50_tune:
+    output:
+        record="results/{scale}/resnet50_tune/{case}.json",
+    log:
+        "logs/{scale}/resnet50_tune/{case}.log",
+    benchmark:
+        "logs/{scale}/resnet50_tune/{case}.benchmark.tsv"
+    conda:
+        "../environment.yml"
+    threads: 1
+    resources:
+        runtime=setting("runtime_minutes"),
+        mem_mb=setting("memory_megabytes"),
+        gpu=setting("gpus"),
+    params:
+        flags=case_flags("resnet50_tune"),
+        device=setting("device"),
+        source=source_hash(sources("resnet50_tune")),
+    message:
+        "Tuning, {wildcards.case} at scale {wildcards.scale}"
+    shell:
+        "kinji resnet50-tune {params.flags} --out {output.record} --device {params.device}"
+        " --threads {threads} --record-failure 2>&1 | tee {log}"
