@@ -82,9 +82,13 @@ def test_unit_wise_inverse_is_the_inverse_of_the_masked_dense_matrix(damping):
     torch.testing.assert_close(torch.stack(ours, dim=1), reference, rtol=1e-10, atol=1e-10)
 
 
-def test_perfectly_correlated_channel_stays_finite_in_single_precision():
-    correlated = torch.tensor([[1e4], [1e4], [1e4]])  # its determinant is rounding error alone
+def test_perfectly_correlated_channels_stay_positive_in_single_precision():
+    scale, shift = 1e3 * torch.rand(2, 100, generator=torch.Generator().manual_seed(8))
+    correlated = torch.stack([scale * scale, scale * shift, shift * shift])  # determinants are rounding errors
     inverse = unit_wise_inverse(correlated, 1e-4, "bn")
-    assert inverse[0] > 0 and inverse[2] > 0
+    assert (inverse[0] > 0).all() and (inverse[2] > 0).all()
+
+
+def test_singular_channel_without_damping_is_refused_by_name():
     with pytest.raises(np.linalg.LinAlgError, match="bn1"):
-        unit_wise_inverse(correlated, 0.0, "bn1")
+        unit_wise_inverse(torch.ones(3, 1), 0.0, "bn1")

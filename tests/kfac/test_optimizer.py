@@ -139,6 +139,14 @@ def test_two_half_batches_equal_one_batch():
         torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-13)
 
 
+def test_a_step_ends_its_statistics_however_gradients_are_zeroed():
+    ours, models = network(), network()
+    weights = train(ours, KFAC(ours, lr=0.1), range(3))
+    optimizer = KFAC(models, lr=0.1)
+    optimizer.zero_grad = models.zero_grad
+    assert all(map(torch.equal, weights, train(models, optimizer, range(3))))
+
+
 def test_weights_are_rescaled_to_the_published_norm():
     model = network()
     weights = train(model, KFAC(model, lr=0.1, rescale_weights=True), range(2))
