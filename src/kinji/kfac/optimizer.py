@@ -68,8 +68,9 @@ class KFAC(torch.optim.Optimizer):
     pack
         Whether symmetric statistics travel as one triangle.
     communicator
-        How ranks talk; None for one process. Ranks must start from equal weights and give equally large
-        batches. Batch normalizations use the statistics of their own rank's part of the batch, as published.
+        How ranks talk; None for one process. Ranks must start from equal weights and give equally large batches.
+        Each keeps the state of the layers it owns: `state_dict` is saved and loaded rank by rank. Batch
+        normalizations use the statistics of their own rank's part of the batch, as published.
 
     Raises
     ------
