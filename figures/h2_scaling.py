@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from kinji.records import Estimate, growth_exponent
 from kinji.records.metrics.h2_scaling import ablation, settled_sizes
 
-METHODS = {"blr": ("block low-rank (LORAPO)", "s", "--"), "h2_ulv": ("H²-ULV, rank 100", "o", "-")}
+METHODS = {"blr": ("block low-rank (LORAPO)", "s", "--"), "h2_ulv": ("H²-ULV, fixed rank", "o", "-")}
 WAYS = METHODS | {"h2_ulv_cg": ("H²-ULV + CG", "^", "-.")}
 COLOURS = dict(zip(WAYS, ["C1", "C0", "C2"], strict=True))
 PUBLISHED_NODES = 64
