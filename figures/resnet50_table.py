@@ -96,7 +96,7 @@ def draw_published(ax: Axes, reference: dict[str, pd.DataFrame]) -> None:
     sgd = reference["resnet50_sgd_epochs"]["epochs"].iloc[0]
     ax.axhline(sgd, color="0.2", linestyle="--", label=f"SGD, published: {sgd} epochs")
     for batch, epochs, iterations in kfac[["batch", "epochs", "iterations"]].itertuples(index=False):
-        ax.annotate(f"{iterations:,}", (batch, epochs), (-8, 6), textcoords="offset points", ha="center", fontsize=7)
+        ax.annotate(f"{iterations:,}", (batch, epochs), (-4, 6), textcoords="offset points", ha="center", fontsize=7)
     batch_axis(ax, kfac["batch"])
     ax.set(title="Published: ResNet-50, ImageNet, 75 % (labels: iterations)", ylabel="epochs", ylim=(0, 125))
     ax.legend(loc="upper left")
@@ -107,4 +107,4 @@ def batch_axis(ax: Axes, batches: pd.Series) -> None:
     sizes = np.unique(batches)
     ax.set_xscale("log", base=2)
     ax.set_xticks(sizes, [f"{size:,}" if size < 1e4 else f"{size // 1024}K" for size in sizes])
-    ax.set(xlabel="batch size", xlim=(sizes[0] / 1.4, sizes[-1] * 1.4))
+    ax.set(xlabel="batch size", xlim=(sizes[0] / 1.6, sizes[-1] * 1.6))
