@@ -1,7 +1,8 @@
 """Hierarchical matrices of a kernel: H²-ULV, and the block low-rank Cholesky of LORAPO that it is compared with.
 
-In the order the data flows: `geometry` and `kernels` (points and entries), `cluster_tree`, `admissibility`; then `basis`,
-`h2_matrix`, `h2_ulv`, `substitution` for the one, `block_low_rank` for the other; `krylov` iterates with either.
+In the order the data flows: `geometry` and `kernels` (points and entries), `cluster_tree`, `admissibility`; then
+`basis`, `h2_matrix`, `h2_ulv`, `substitution` for the one, `block_low_rank` for the other; `krylov` iterates with
+either, `task_graph` counts what can run at once.
 """
 
 from kinji.hmatrix.block_low_rank import BlockLowRankMatrix, compress_tiles, factorize_tiles, solve_tiles
