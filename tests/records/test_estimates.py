@@ -12,6 +12,7 @@ SIZES = [1024, 2048, 4096, 8192]
 def test_a_power_law_gives_its_exponent(power, factor):
     estimate = growth_exponent(SIZES, [factor * n**power for n in SIZES])
     assert estimate.value == pytest.approx(power, abs=1e-9)
+    assert estimate.high - estimate.low < 1e-6
 
 
 def test_the_interval_of_a_noisy_power_law_holds_its_exponent_about_95_times_in_100():

@@ -41,6 +41,8 @@ def growth_exponent(sizes: Sequence[float], costs: Sequence[float]) -> Estimate:
     n, cost = np.asarray(sizes, float), np.asarray(costs, float)
     if np.unique(n).size < 3 or not (np.isfinite(cost).all() and (n > 0).all() and (cost > 0).all()):
         raise ValueError(f"a growth exponent needs three sizes and positive costs, got {list(sizes)} and {list(costs)}")
-    fit = stats.linregress(np.log(n), np.log(cost))
-    half = float(stats.t.ppf(0.975, n.size - 2) * fit.stderr)
-    return Estimate(float(fit.slope), float(fit.slope) - half, float(fit.slope) + half)
+    x, y = np.log(n) - np.log(n).mean(), np.log(cost) - np.log(cost).mean()
+    slope = float(x @ y / (x @ x))
+    deviation = float(np.sqrt(np.square(y - slope * x).sum() / (n.size - 2) / (x @ x)))
+    half = float(stats.t.ppf(0.975, n.size - 2)) * deviation
+    return Estimate(slope, slope - half, slope + half)
