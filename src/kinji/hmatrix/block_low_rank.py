@@ -169,7 +169,9 @@ def _compress(matrix: BlockLowRankMatrix, dense: Tensor, generator: torch.Genera
     while True:
         columns = min(max(FIRST_SKETCH, basis.shape[1]), size - basis.shape[1])
         sketch = dense @ torch.randn(size, columns, generator=generator, dtype=dense.dtype).to(dense.device)
-        new, _, _ = _orthogonalize_against(matrix, basis, sketch)
+        # one QR of old and new columns: where the sketch nearly lies in the basis, projecting first leaves only noise
+        new = torch.linalg.qr(torch.cat([basis, sketch], dim=1))[0][:, basis.shape[1] :]
+        matrix.flops.qr(size, basis.shape[1] + columns)
         basis, projected = torch.cat([basis, new], dim=1), torch.cat([projected, dense.mT @ new], dim=1)
         matrix.flops.product(size, columns, 2 * size)
         tile = _truncate(matrix, basis, projected)
