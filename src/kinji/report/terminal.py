@@ -1,8 +1,12 @@
 """The claims table on a terminal."""
 
+import sys
+
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
+
+LOG_WIDTH = 160
 
 COLOURS = {
     "reproduced": "green",
@@ -20,7 +24,7 @@ def print_claims(rows: pd.DataFrame) -> None:
     for row in rows.astype(str).to_dict("records"):
         verdict = f"[{COLOURS[row['verdict']]}]{row['verdict']}[/]"
         table.add_row(row["claim"], row["published"], f"{row['ours']} {row['interval']}", row["accept"], verdict)
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=LOG_WIDTH)
     console.print(table)
     counts = rows["verdict"].value_counts() if len(rows) else pd.Series(dtype=int)
     console.print(", ".join(f"{counts[verdict]} {verdict}" for verdict in COLOURS if verdict in counts))
