@@ -50,8 +50,8 @@ DGEMM_SLICES = 9  # as accurate as DGEMM for moderate spreads; what the bits and
 NARROW = 384  # rows of A and columns of B, at most, where accuracy and bits are the question
 TIMED_PHI = 0.5  # no side's time depends on the values it multiplies
 MEAN_LOST_BITS = (0.0, 1.0, 1.5)  # thresholds of the published rule: its default, and the example of its manual
-SETTLE_SECONDS = 0.01  # idle OpenMP threads spin for milliseconds, on cores that the next side's threads want
-SHORT = 1024  # below it one call is too short to time: a call to wake the threads, then (SHORT / n)^2 calls at once
+SETTLE_SECONDS = 0.2  # idle threads of OpenBLAS spin for a tenth of a second, on cores that the next side wants
+SHORT = 1024  # up to it a call is short beside the waking of threads; (SHORT / n)^2 calls are timed at once
 CARRIERS = 24 / 1024  # part of the inner dimension that carries the product of `hidden_small`
 
 
@@ -146,7 +146,11 @@ def _compare_time(case: Int8DgemmCase, context: Context, device: torch.device) -
     sides = [Side("int8_product", 0, _int8_product(case.n, device), calls=8), *_products(case, device)]
     sides[-1].multiply(a, b)  # compiles, and wakes the threads
     rounds = [(repetition, side) for repetition in range(case.repetitions) for side in sides]
+    before = sides[-1].method
     for repetition, side in context.progress.track(rounds, "timing"):
+        if side.method != before:
+            _hand_over(side, a, b)
+        before = side.method
         about: Observation = {"method": side.method, "slices": side.slices, "repetition": repetition}
         yield {"quantity": "time", **about, "call_seconds": _call_seconds(side, a, b)}
 
@@ -157,11 +161,15 @@ def _int8_product(n: int, device: torch.device) -> Multiply:
     return lambda *_: multiply_int8(a, b)
 
 
+def _hand_over(side: Side, a: torch.Tensor, b: torch.Tensor) -> None:
+    """Let the threads of the library before fall asleep and, where calls are short, those of this side wake."""
+    time.sleep(SETTLE_SECONDS)
+    if a.shape[1] <= SHORT:
+        side.multiply(a, b)
+
+
 def _call_seconds(side: Side, a: torch.Tensor, b: torch.Tensor) -> float:
     calls = side.calls * max(1, SHORT // a.shape[1]) ** 2
-    time.sleep(SETTLE_SECONDS)
-    if a.shape[1] < SHORT:
-        side.multiply(a, b)
     _synchronize(a.device)
     start = time.perf_counter()
     for _ in range(calls):
