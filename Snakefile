@@ -10,7 +10,14 @@ from kinji.experiments.cases import CASES, sources
 from kinji.records.layout import SCALES, check_scale
 from kinji.records.provenance import source_hash
 from kinji.workflow.config import check_overrides, load_config
-from kinji.workflow.rules import captions, experiments, flags, record_paths, tunings
+from kinji.workflow.rules import (
+    captions,
+    experiments,
+    flags,
+    parameters,
+    record_paths,
+    tunings,
+)
 
 check_overrides(config)
 SCALE = check_scale(config.get("scale", "smoke"))

@@ -5,6 +5,11 @@ def setting(name):
     return lambda wildcards: load_config(wildcards.scale)[name]
 
 
+# Every parameter, defaults included: a changed default measures again.
+def case_parameters(experiment):
+    return lambda wildcards: parameters(wildcards.scale, experiment, wildcards.case)
+
+
 def case_flags(experiment):
     return lambda wildcards: flags(wildcards.scale, experiment, wildcards.case)
 

@@ -11,7 +11,7 @@ rule collect_table:
     conda:
         "../environment.yml"
     params:
-        source=source_hash(["records/tables", "records/record"]),
+        source=source_hash(["records"]),
     message:
         "Tidy table of {wildcards.experiment} at scale {wildcards.scale}"
     shell:
@@ -37,7 +37,7 @@ rule draw_figure:
     conda:
         "../environment.yml"
     params:
-        source=source_hash(["report/figures", "report/style"]),
+        source=source_hash(["records", "report/figures", "report/style"]),
         caption=lambda w: captions()[w.experiment]["figure"],
     message:
         "Figure of {wildcards.experiment} at scale {wildcards.scale}"
@@ -98,6 +98,8 @@ rule execute_notebook:
     input:
         table="results/{scale}/{experiment}.csv",
         notebook="notebooks/{experiment}.py",
+        script="figures/{experiment}.py",
+        reference=collect("paper/reference/{table}.csv", table=REFERENCE),
         claims="paper/claims.yaml",
     output:
         page="results/{scale}/notebooks/{experiment}.html",
@@ -106,7 +108,7 @@ rule execute_notebook:
     conda:
         "../environment.yml"
     params:
-        source=source_hash(["records", "report/notebooks"]),
+        source=source_hash(["records", "report"]),
     message:
         "Notebook of {wildcards.experiment} at scale {wildcards.scale}"
     shell:

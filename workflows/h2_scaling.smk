@@ -14,6 +14,7 @@ rule measure_h2_scaling:
         gpu=setting("gpus"),
     params:
         flags=case_flags("h2_scaling"),
+        parameters=case_parameters("h2_scaling"),
         device=setting("device"),
         source=source_hash(sources("h2_scaling")),
     message:

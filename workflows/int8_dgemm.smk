@@ -14,6 +14,7 @@ rule measure_int8_dgemm:
         gpu=setting("gpus"),
     params:
         flags=case_flags("int8_dgemm"),
+        parameters=case_parameters("int8_dgemm"),
         device=setting("device"),
         source=source_hash(sources("int8_dgemm")),
     message:

@@ -14,6 +14,7 @@ rule measure_resnet50_table:
         gpu=setting("gpus"),
     params:
         flags=case_flags("resnet50_table"),
+        parameters=case_parameters("resnet50_table"),
         device=setting("device"),
         source=source_hash(sources("resnet50_table")),
     message:

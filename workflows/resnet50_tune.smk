@@ -14,6 +14,7 @@ rule measure_resnet50_tune:
         gpu=setting("gpus"),
     params:
         flags=case_flags("resnet50_tune"),
+        parameters=case_parameters("resnet50_tune"),
         device=setting("device"),
         source=source_hash(sources("resnet50_tune")),
     message:

@@ -11,9 +11,11 @@ rule measure_step_breakdown:
     resources:
         runtime=setting("runtime_minutes"),
         mem_mb=setting("memory_megabytes"),
-        gpu=setting("gpus"),
+        gpu=lambda w: load_config(w.scale)["gpus"]
+        * parameters(w.scale, "step_breakdown", w.case)["ranks"],
     params:
         flags=case_flags("step_breakdown"),
+        parameters=case_parameters("step_breakdown"),
         device=setting("device"),
         source=source_hash(sources("step_breakdown")),
     message:

@@ -125,11 +125,12 @@ def claims(
 ) -> None:
     """Judge every claim from the records and print the claims table."""
     from kinji.records import judge_all, verdict_table
-    from kinji.report.claims_picture import draw_claims
     from kinji.report.terminal import print_claims
 
     rows = verdict_table(judge_all(scale))
     if picture:
+        from kinji.report.claims_picture import draw_claims
+
         draw_claims(rows).savefig(picture)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -198,7 +199,7 @@ def main() -> None:
     """Run the command line; a mistake the user can mend ends in one line and exit status 1."""
     try:
         app()
-    except (KinjiError, ValueError, ArithmeticError) as error:
+    except (KinjiError, ValueError, ArithmeticError, OSError) as error:
         sys.exit(f"kinji: error: {error}")
 
 

@@ -92,9 +92,9 @@ def test_the_verdict_follows_from_interval_and_range(value, wide, least, most, s
     assert modelled == ("modelled" if verdict.endswith("reproduced") and not verdict.startswith("not") else verdict)
 
 
-def test_nan_is_never_a_reproduction():
+def test_nan_is_no_measurement():
     claim = Claim(id="c", experiment="e", source="s", statement="t", published="p", scale="smoke", accept={"max": 1.0})
-    assert _decide(claim, Estimate(float("nan"), float("nan"), float("nan")), "smoke") == "not reproduced"
+    assert _decide(claim, Estimate(float("nan"), float("nan"), float("nan")), "smoke") == "not run"
 
 
 def test_every_claim_is_in_the_claims_table(repository):

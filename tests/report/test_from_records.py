@@ -69,8 +69,16 @@ def test_a_table_holds_one_row_per_observation_and_its_origin(repository, put_re
     assert table.to_dict("records") == expected
 
 
+def test_the_committed_h2_matrices_are_hierarchical_and_grow(repository):
+    rows = load_table("h2_scaling", "smoke")
+    largest = rows[(rows["quantity"] == "result") & (rows["method"] == "h2_ulv") & (rows["n"] == rows["n"].max())]
+    assert (largest["levels"] >= 3).all() and len(largest)
+
+
 def test_a_committed_record_is_whole(repository):
-    for path in (repository / "paper" / "measured").rglob("*.json"):
+    paths = sorted((repository / "paper" / "measured").rglob("*.json"))
+    assert {path.parent.name for path in paths} >= set(EXPERIMENTS)
+    for path in paths:
         record = read_record(path)
         assert record.error is None and record.provenance["source_hash"]
         write_record(record, repository / "copy.json")

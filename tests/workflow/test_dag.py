@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,11 @@ def test_a_failed_case_costs_neither_the_report_nor_the_others(repository):
     assert read_record(Path("results/smoke/int8_dgemm/n~64_repetitions~1.json")).error is None
     failed = Path("results/smoke/int8_dgemm/n~-1_repetitions~1.json")
     assert read_record(failed).error["message"] in Path("results/smoke/run.json").read_text()
+
+    snakemake("--report", "report.zip")
+    with zipfile.ZipFile("report.zip") as bundle:
+        pages = b"".join(bundle.read(name) for name in bundle.namelist())
+    assert b"Error against the number of slices" in pages and b"Claims" in pages, "captions and categories are there"
 
     assert planned() == set(), "a second run has nothing to do"
     subprocess.run(["kinji", "forget-failures"], env=ENVIRONMENT, check=True)

@@ -101,7 +101,7 @@ def measure(case: H2ScalingCase, context: Context) -> Iterator[Row]:
     for method, accuracy in judge(problem, h2_solutions(problem, ours.factor, accurate)).items():
         row = {**describe_h2(ours), **describe_iterations(method, accurate), **accuracy, **facts}
         yield {"quantity": "result", "method": method, **row}
-    yield describe_graph("blr", tile_cholesky_graph(baseline.tiles.width))
+    yield describe_graph("blr", tile_cholesky_graph(len(ours.factor.matrix.field.tree.members)))  # tiles like boxes
     yield describe_graph("h2_ulv", h2_ulv_graph(ours.factor))
     yield describe_independence(ours.factor, case.seed)
     for rank in context.progress.track(case.ablation_ranks, "fill-in ablation"):

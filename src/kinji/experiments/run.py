@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 import traceback
 from pathlib import Path
 from typing import Any
@@ -23,21 +24,17 @@ def run_case(case: Case, *, out: Path, device: str, threads: int, record_failure
     parameters = as_parameters(case)
     observations: list[dict[str, Any]] = []
     error = None
-    with open_context(f"{case.experiment} {out.stem}", device, threads) as context:
-        try:
+    try:
+        with open_context(f"{case.experiment} {out.stem}", device, threads) as context:
             for observation in experiment.measure(case, context):  # what came before a failure is kept
                 observations.append(observation)
-        except Exception as exception:
-            if not record_failure:
-                raise
-            error = {
-                "message": f"{type(exception).__name__}: {exception}",
-                "traceback": traceback.format_exc(),
-            }
-            context.progress.say(f"failed, the error is kept in {out}: {error['message']}")
-        provenance = describe_run(
-            sources=sources(case.experiment), device=device, threads=threads, seed=parameters.get("seed")
-        )
+            provenance = describe_run(sources(case.experiment), device, threads, parameters.get("seed"))
+    except Exception as exception:
+        if not record_failure:
+            raise
+        error = {"message": f"{type(exception).__name__}: {exception}", "traceback": traceback.format_exc()}
+        provenance = describe_run(sources(case.experiment), device, threads, parameters.get("seed"))
+        print(f"{case.experiment} failed, the error is kept in {out}: {error['message']}", file=sys.stderr)
     record = Record(
         experiment=case.experiment,
         parameters=parameters,

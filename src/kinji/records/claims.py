@@ -98,7 +98,7 @@ def _metric(claim: Claim) -> Callable[[pd.DataFrame], Estimate | None]:
 
 
 def _decide(claim: Claim, ours: Estimate | None, scale: str) -> str:
-    if ours is None or claim.accept is None:
+    if ours is None or claim.accept is None or not (ours.low <= ours.value <= ours.high):  # NaN: nothing was measured
         return "not run"
     least, most = claim.accept.get("min", -float("inf")), claim.accept.get("max", float("inf"))
     if not (ours.low <= most and ours.high >= least):

@@ -27,7 +27,10 @@ def exact(value: float) -> Estimate:
 
 
 def median_estimate(values: Sequence[float], seed: int = 0) -> Estimate:
-    """Return the median of `values` with its bootstrap interval (percentile method, 2,000 resamples)."""
+    """Return the median of `values` with its bootstrap interval (percentile method, 2,000 resamples).
+
+    Below six values the interval is at most their range, which holds the median less often than 95 times in 100.
+    """
     sample = np.asarray(values, dtype=float)
     if sample.size == 0 or not np.isfinite(sample).all():
         raise ValueError(f"a median needs finite values, got {sample.tolist()}")
@@ -37,9 +40,14 @@ def median_estimate(values: Sequence[float], seed: int = 0) -> Estimate:
 
 
 def growth_exponent(sizes: Sequence[float], costs: Sequence[float]) -> Estimate:
-    """Return p of cost ~ size^p by least squares in log-log, with its t interval; three distinct sizes at least."""
-    n, cost = np.asarray(sizes, float), np.asarray(costs, float)
-    if np.unique(n).size < 3 or not (np.isfinite(cost).all() and (n > 0).all() and (cost > 0).all()):
+    """Return p of cost ~ size^p by least squares in log-log, with its t interval; three distinct sizes at least.
+
+    Repetitions of one size are not independent sizes: their median counts once.
+    """
+    n, slots = np.unique(np.asarray(sizes, float), return_inverse=True)
+    every = np.asarray(costs, float)
+    cost = np.array([np.median(every[slots == slot]) for slot in range(n.size)])
+    if n.size < 3 or not (np.isfinite(cost).all() and (n > 0).all() and (cost > 0).all()):
         raise ValueError(f"a growth exponent needs three sizes and positive costs, got {list(sizes)} and {list(costs)}")
     x, y = np.log(n) - np.log(n).mean(), np.log(cost) - np.log(cost).mean()
     slope = float(x @ y / (x @ x))

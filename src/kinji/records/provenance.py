@@ -51,9 +51,18 @@ def _files(source: str) -> list[Path]:
 
 def machine_name(device: str = "cpu") -> str:
     """A short name of the hardware, such as ``intel-xeon-2-cores``; it names a folder under paper/measured/."""
-    hardware = _gpu_name() if device == "cuda" else f"{_cpu_model()} {psutil.cpu_count(logical=False)} cores"
+    hardware = _gpu_name() if _has_gpu(device) else f"{_cpu_model()} {psutil.cpu_count(logical=False)} cores"
     words = re.sub(r"\((?:r|tm)\)|processor|cpu|@.*ghz", " ", hardware.lower())
     return re.sub(r"[^a-z0-9]+", "-", words).strip("-")
+
+
+def _has_gpu(device: str) -> bool:
+    """Whether `device` is a GPU that is there: a case asked for a missing one fails, and its record says where."""
+    if device != "cuda":
+        return False
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _cpu_model() -> str:
@@ -80,7 +89,7 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: installed[name] for name in VERSIONED if name in installed}
 
 
-def describe_run(*, sources: Iterable[str], device: str, threads: int, seed: int | None) -> dict[str, Any]:
+def describe_run(sources: Iterable[str], device: str, threads: int, seed: int | None) -> dict[str, Any]:
     """Provenance of the run going on now: everything a reader needs to judge, or repeat, its numbers."""
     blas = [
         f"{p['internal_api']} {p['version']} {p.get('architecture', '')}".strip()
@@ -101,5 +110,5 @@ def describe_run(*, sources: Iterable[str], device: str, threads: int, seed: int
         "seed": seed,
         "command": ["kinji", *sys.argv[1:]],
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        **(_gpu() if device == "cuda" else {}),
+        **(_gpu() if _has_gpu(device) else {}),
     }

@@ -49,9 +49,12 @@ def load_table(experiment: str, scale: str | None = None, machine: str | None = 
 
 
 def tidy(paths: list[Path], scale: str) -> pd.DataFrame:
-    """Return one row per observation of the records at `paths`: scalar parameters, fields, then `ORIGIN`."""
+    """Return one row per observation of the records at `paths`: scalar parameters, fields, then `ORIGIN`.
+
+    What a case observed before it failed stays in its record: half a case must not be judged as a whole one.
+    """
     records = [(path, read_record(path)) for path in paths]
-    frames = [_rows(record, path.stem, scale) for path, record in records if record.observations]
+    frames = [_rows(record, path.stem, scale) for path, record in records if record.observations and not record.error]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=ORIGIN)
 
 

@@ -31,11 +31,12 @@ def _draw_or_say_why(name: str, scale: str, machine: str | None) -> Figure:
     failed = failures(record_paths(name, scale, machine))
     try:
         return make_figure(draw, table)
-    except Exception:
+    except Exception as error:
         if not failed:
             raise
+        reason = repr(error)
     note = Figure(figsize=(7, 2))
-    lines = [f"{name} cannot be drawn: of its cases, these failed."] + [
+    lines = [f"{name} cannot be drawn ({reason}): of its cases, these failed."] + [
         f"{case}: {why}" for case, why in failed.items()
     ]
     note.text(0.02, 0.5, "\n".join(lines), va="center", wrap=True, fontsize=8)

@@ -18,9 +18,23 @@ COLOURS = {
 }
 
 
+def _origin(rows: pd.DataFrame) -> str:
+    """Name every scale and machine that the verdicts come from."""
+    decided = rows[rows["verdict"] != "not run"]
+    return "; ".join(sorted({f"{scale} {machine}" for scale, machine in decided[["scale", "machine"]].to_numpy()}))
+
+
 def print_claims(rows: pd.DataFrame) -> None:
     """Print claim, published value, ours and verdict; then how many claims got each verdict."""
-    table = Table("claim", "published", "ours", "accepted", "verdict", title="Claims", show_lines=True)
+    table = Table(
+        "claim",
+        "published",
+        "ours",
+        "accepted",
+        "verdict",
+        title=f"Claims: scale and machine {_origin(rows)}",
+        show_lines=True,
+    )
     for row in rows.astype(str).to_dict("records"):
         verdict = f"[{COLOURS[row['verdict']]}]{row['verdict']}[/]"
         table.add_row(row["claim"], row["published"], f"{row['ours']} {row['interval']}", row["accept"], verdict)

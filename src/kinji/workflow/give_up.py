@@ -31,6 +31,6 @@ def _error_record(experiment: str, parameters: dict[str, object], device: str) -
         experiment=experiment,
         parameters=parameters,
         observations=[],
-        provenance=describe_run(sources=sources(experiment), device=device, threads=0, seed=None),
+        provenance=describe_run(sources(experiment), device, threads=0, seed=None),
         error={"message": MESSAGE, "traceback": ""},
     )

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from kinji.errors import KinjiError
-from kinji.experiments.cases import TUNINGS, case_name
+from kinji.experiments.cases import CASES, TUNINGS, as_parameters, case_name
 from kinji.records.layout import repository
 from kinji.workflow.config import load_config
 
@@ -41,9 +41,19 @@ def captions() -> dict[str, dict[str, str]]:
 
 def flags(scale: str, experiment: str, case: str) -> str:
     """Return the command-line flags of one case; raise `KinjiError` if `scale` has no such case."""
-    for parameters in load_config(scale)["experiments"].get(experiment, []):
-        if case_name(parameters) == case:
-            return " ".join(_flag(key, value) for key, value in parameters.items())
+    return " ".join(_flag(key, value) for key, value in _given(scale, experiment, case).items())
+
+
+def parameters(scale: str, experiment: str, case: str) -> dict[str, Any]:
+    """Return every parameter of one case, those left to their defaults too."""
+    given = _given(scale, experiment, case)
+    return as_parameters(CASES[experiment](**given))
+
+
+def _given(scale: str, experiment: str, case: str) -> dict[str, Any]:
+    for given in load_config(scale)["experiments"].get(experiment, []):
+        if case_name(given) == case:
+            return dict(given)
     raise KinjiError(
         f"config/{scale}.yaml has no case {case} of {experiment}; it has: {', '.join(cases(scale, experiment))}."
     )
