@@ -2,7 +2,8 @@
 
 A trial is a row of the table, trained on splits of a seed that the table does not use until it has reached both targets
 on their validation parts. Its score is the geometric mean, over splits and targets, of the epochs this took (one more
-than the budget where it did not). No test part of these splits is looked at; but both partitions are of the same images.
+than the budget where it did not). No test part of these splits is looked at, but they are splits of the images that the
+table is made of.
 
 ``python -m kinji.experiments.resnet50_tune RECORD...`` prints the best trials of each row.
 """
