@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 ONE_RUN = mkdir -p results && flock --verbose results/.lock
 SNAKEMAKE = $(ONE_RUN) snakemake --cores $(CORES) --nolock --rerun-incomplete --keep-going --config scale=$(SCALE)
 
-.PHONY: reproduce test figures tune report lint schema clean help
+.PHONY: reproduce test figures tune report keep lint schema clean help
 
 reproduce: .venv/ready ## run every experiment at SCALE (default smoke), judge every claim, write the report
 	kinji forget-failures --scale $(SCALE)
@@ -33,6 +33,10 @@ tune: .venv/ready ## search the hyperparameters of the table (outside smoke's te
 
 report: .venv/ready ## bundle results, figures and provenance into one page by Snakemake
 	snakemake --cores 1 --nolock --config scale=$(SCALE) --report results/$(SCALE)/snakemake-report.html
+
+keep: .venv/ready ## copy this run's records to paper/measured and redraw the README's picture from them, to be committed
+	kinji keep --scale $(SCALE)
+	kinji claims --scale $(SCALE) --picture paper/claims.png > /dev/null
 
 lint: .venv/ready ## check style, types and rules
 	ruff check
