@@ -124,7 +124,7 @@ def _row(verdict: Verdict) -> dict[str, Any]:
         "claim": claim.statement,
         "published": claim.published,
         "ours": f"{ours.value:.4g}" if ours else "",
-        "interval": f"[{ours.low:.4g}, {ours.high:.4g}]" if ours else "",
+        "interval": f"[{ours.low:.4g}, {ours.high:.4g}]" if ours and ours.low < ours.high else "",
         "accept": ", ".join(f"{bound} {value:g}" for bound, value in (claim.accept or {}).items()),
         "scale": verdict.scale,
         "machine": verdict.machine,

@@ -27,7 +27,7 @@ def write_report(scale: str) -> list[Path]:
     formats: tuple[Literal["pdf", "html"], ...] = ("pdf", "html")
     for ending in formats:
         source = root / "paper" / "report.typ"
-        content = typst.compile(source, root=root, format=ending, sys_inputs={"scale": scale})
+        content = typst.compile(source, root=root, format=ending, sys_inputs={"scale": scale, "format": ending})
         (folder / f"report.{ending}").write_bytes(content)
     return [folder / f"report.{ending}" for ending in formats]
 

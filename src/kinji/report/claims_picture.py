@@ -13,12 +13,12 @@ from kinji.report.style import apply_style
 from kinji.report.terminal import COLOURS
 
 ROW_INCHES = 0.42
-COLUMNS = {"claim": 0.01, "accepted": 0.61, "ours": 0.72, "verdict": 0.86}
+COLUMNS = {"claim": 0.01, "accepted": 0.53, "ours": 0.665, "verdict": 0.86}
 INKS = {"green": "#0a7d3c", "cyan": "#0b6e99", "yellow": "#9a6700", "red": "#b3261e"}
 
 
 def draw_claims(rows: pd.DataFrame) -> Figure:
-    """Draw the claims that were decided, grouped by experiment; say how many await data."""
+    """Draw the claims that were decided, in the order of paper/claims.yaml; say how many await data."""
     apply_style()
     decided = rows[rows["verdict"] != "not run"].reset_index(drop=True)
     figure = Figure(figsize=(10, ROW_INCHES * (len(decided) + 2.5)))
@@ -41,7 +41,7 @@ def _draw_row(figure: Figure, y: float, row: pd.Series) -> None:
     axes = figure.axes[0]
     axes.axhline(y - 0.5, color="0.85", linewidth=0.6)
     ink = INKS[COLOURS[row["verdict"]]]
-    axes.text(COLUMNS["claim"], y, textwrap.fill(row["claim"], 92), va="center", fontsize=7.5)
+    axes.text(COLUMNS["claim"], y, textwrap.fill(row["claim"], 84), va="center", fontsize=7.5)
     axes.text(COLUMNS["accepted"], y, row["accept"], va="center", fontsize=7.5, color="0.35")
     axes.text(COLUMNS["ours"], y, f"{row['ours']} {row['interval']}", va="center", fontsize=7.5)
     box = FancyBboxPatch(
