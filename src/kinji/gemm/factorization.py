@@ -64,7 +64,7 @@ def cholesky(a_NN: Matrix, *, multiply: Multiply = torch.matmul, block: int = BL
         for left in range(stop, len(l_NN), block):
             rows_MB, columns_BB = l_NN[left:, start:stop], l_NN[left : left + block, start:stop]
             l_NN[left:, left : left + block] -= multiply(rows_MB, columns_BB.T)
-    return as_kind_of(a_NN, l_NN.tril_())
+    return as_kind_of(a_NN, l_NN)
 
 
 def _factorize_cholesky_panel(panel_MB: torch.Tensor, start: int) -> None:
