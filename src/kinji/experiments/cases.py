@@ -20,15 +20,23 @@ class Case(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Int8DgemmCase:
-    """FP64 products on the INT8 unit, by Ozaki scheme I, beside native DGEMM."""
+    """FP64 products on the INT8 unit, by both Ozaki schemes, beside native DGEMM.
+
+    No repetitions, no timing; no energy seconds, no energy; no conditions, no factorization.
+    """
 
     experiment: ClassVar[str] = "int8_dgemm"
     packages: ClassVar[tuple[str, ...]] = ("gemm",)
 
     n: int
     slices: tuple[int, ...] = (3, 4, 5, 6, 7, 8, 9, 10, 11, 12)
-    phi: tuple[float, ...] = (0.1, 0.5, 1.0, 2.0)
+    moduli: tuple[int, ...] = (8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 20)
+    phi: tuple[float, ...] = (0.1, 0.5, 1.0, 2.0, 4.0)
+    timed_slices: tuple[int, ...] = (8, 9)
+    timed_moduli: tuple[int, ...] = (14, 15)
     repetitions: int = 3
+    energy_seconds: float = 0.0
+    conditions: tuple[float, ...] = ()
     seed: int = 0
 
 

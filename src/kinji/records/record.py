@@ -100,8 +100,8 @@ def _validate(fields: Any, path: Path) -> Record:
 
 
 def is_machine_dependent(name: str) -> bool:
-    """Whether the field `name` may differ between two runs of one case on one machine (times, peaks)."""
-    return name.endswith("_seconds") or name.startswith("peak_")
+    """Whether the field `name` may differ between two runs of one case on one machine (times, energy, peaks)."""
+    return name.endswith(("_seconds", "_joules")) or name.startswith("peak_")
 
 
 def fingerprint(record: Record) -> str:
