@@ -17,7 +17,7 @@ SPECIAL_ENTRIES = 20
 
 
 def compare_kinds(case: Int8DgemmCase, context: Context, device: torch.device) -> Iterator[Observation]:
-    """Yield, for each scheme, how many entries are of another kind than native DGEMM's, of how many that are special."""
+    """Yield, for each scheme, the entries of another kind than native DGEMM's, of how many that are special."""
     a, b = exponential(min(case.n, NARROW), case.n, 1.0, case.seed, device)
     rng = np.random.default_rng([case.seed, case.n, len(SPECIAL)])
     for operand in (a, b):

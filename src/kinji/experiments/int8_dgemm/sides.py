@@ -6,13 +6,13 @@ import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeAlias
 
 import threadpoolctl
 import torch
 
 from kinji.gemm import scheme_one, scheme_two
+from kinji.gemm.ozaki_two import Scaling
 
 Observation: TypeAlias = dict[str, int | float | str | bool]
 Multiply: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -41,13 +41,14 @@ def native_sides(device: torch.device) -> list[Side]:
 def slices_side(slices: int, *, grouped: bool = True) -> Side:
     """Return scheme I."""
     name = "scheme_one" if grouped else "scheme_one_ungrouped"
-    return Side(name, slices, partial(scheme_one, slices=slices, grouped=grouped))
+    return Side(name, slices, lambda a, b: scheme_one(a, b, slices=slices, grouped=grouped))
 
 
 def moduli_side(moduli: int, *, accurate: bool = False) -> Side:
     """Return scheme II."""
     name = "scheme_two_accurate" if accurate else "scheme_two"
-    return Side(name, moduli, partial(scheme_two, moduli=moduli, scaling="accurate" if accurate else "fast"))
+    scaling: Scaling = "accurate" if accurate else "fast"
+    return Side(name, moduli, lambda a, b: scheme_two(a, b, moduli=moduli, scaling=scaling))
 
 
 def blas_kernel(method: str, device: torch.device) -> str:

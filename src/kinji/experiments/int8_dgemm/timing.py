@@ -38,7 +38,7 @@ def compare_time(case: Int8DgemmCase, context: Context, device: torch.device) ->
 
 
 def timed_sides(case: Int8DgemmCase, device: torch.device) -> list[Side]:
-    """Return native DGEMM, one INT8 product, both schemes with the counts of the case, and `matmul` to DGEMM's bound."""
+    """Return native DGEMM, one INT8 product, both schemes with the case's counts, and `matmul` to DGEMM's bound."""
     schemes = [*map(slices_side, case.timed_slices), *map(moduli_side, case.timed_moduli)]
     guaranteed = Side("matmul", 0, lambda a, b: matmul(a, b).value)
     return [*native_sides(device), Side("int8_product", 0, int8_product(case.n, device)), *schemes, guaranteed]
