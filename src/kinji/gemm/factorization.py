@@ -154,8 +154,8 @@ def backward_error(a_MN: Matrix, left_MK: Matrix, right_KN: Matrix) -> float:
     """Return ||A - left right||_F / ||A||_F, the product as if computed in twice FP64 precision.
 
     Each entry is a sum of products split without error into heads and tails, compensated: Dot2 of Ogita, Rump and
-    Oishi, SIAM J. Sci. Comput. 26(6), 2005. By their proposition 5.5 its error is at most u |A - left right| +
-    (K + 1)^2 u^2 |left| |right| with u = 2^-53: 1e-26 |left| |right| for K = 1000. Runs on the CPU, on numba's
+    Oishi, SIAM J. Sci. Comput. 26(6), 2005, section 5. Its error is at most about u |A - left right| + (K + 1)^2 u^2
+    (|A| + |left| |right|) with u = 2^-53: 1e-26 (|A| + |left| |right|) for K = 1000. Runs on the CPU, on numba's
     threads, which change no bit.
 
     Raises
