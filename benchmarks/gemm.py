@@ -1,9 +1,10 @@
-"""Side by side: FP64 products on the INT8 unit and native ones, interleaved, and what the count of INT8 products explains.
+"""Side by side: FP64 products on the INT8 unit and native ones, and what the count of INT8 products explains.
 
 ``python benchmarks/gemm.py [--json FILE] [--sizes 256 2048] [--threads 1 2] [--slices 8 9] [--moduli 14 15]``
 
-R is the rate of one INT8 product over native DGEMM's (NumPy's BLAS), both of this run. `over count` is a scheme's time over
-that of its INT8 products alone, N / R or S(S+1) / (2 R) of native time; `inside` is the part of its time spent in them.
+All sides run interleaved. R is the rate of one INT8 product over native DGEMM's (NumPy's BLAS), both of this run.
+`over count` is a scheme's time over that of its INT8 products alone, N / R or S(S+1) / (2 R) of native time; `inside` is
+the part of its time spent in them.
 """
 
 from __future__ import annotations

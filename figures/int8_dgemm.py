@@ -1,4 +1,4 @@
-"""FP64 products on INT8 units: accuracy of both Ozaki schemes, throughput here and published, and use in factorizations."""
+"""FP64 products on INT8 units: accuracy of both Ozaki schemes, rates here and published, use in factorizations."""
 
 import matplotlib.pyplot as plt
 import numpy as np
