@@ -1,17 +1,23 @@
 """Side by side: FP64 products on the INT8 unit and native ones, and what the count of INT8 products explains.
 
-``python benchmarks/gemm.py [--json FILE] [--sizes 256 2048] [--threads 1 2] [--slices 8 9] [--moduli 14 15]``
+``python benchmarks/gemm.py [--json FILE] [--device cpu] [--sizes 256 2048] [--threads 1 2] [--moduli 14 15]``
 
 All sides run interleaved. R is the rate of one INT8 product over native DGEMM's (NumPy's BLAS), both of this run.
-`over count` is a scheme's time over that of its INT8 products alone, N / R or S(S+1) / (2 R) of native time; `inside` is
-the part of its time spent in them.
+`over count` is a scheme's time over that of its INT8 products alone, N / R or S(S+1) / (2 R) of native time; `inside`
+is the part of its time spent in them.
+
+On a GPU native DGEMM is cuBLAS's; its own FP64 emulation (55 bits) stands beside, from a process of its own, since its
+switches are read when cuBLAS starts; that it was active shows in bits other than native's. Not yet run on a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,22 +29,33 @@ import threadpoolctl
 import torch
 from rich.progress import track
 
-from kinji.experiments.int8_dgemm.sides import blas_kernel
-from kinji.experiments.int8_dgemm.timing import SETTLE_SECONDS, SHORT, int8_product
+from kinji.experiments.int8_dgemm.sides import blas_kernel, digest
+from kinji.experiments.int8_dgemm.timing import SETTLE_SECONDS, SHORT, int8_product, synchronize
 from kinji.gemm import cpu, matmul, scheme_one, scheme_two
 
-CPU = torch.device("cpu")
 Call = Callable[[], object]
+CUBLAS_EMULATION = {
+    "CUBLAS_EMULATE_DOUBLE_PRECISION": "1",
+    "CUBLAS_EMULATION_STRATEGY": "eager",
+    "CUBLAS_FIXEDPOINT_EMULATION_MANTISSA_BIT_COUNT": "55",
+}
+EMULATED = "DGEMM, cuBLAS's emulation"
 
 
-def sides(n: int, slices: list[int], moduli: list[int]) -> dict[str, tuple[int, Call]]:
-    """Return what is timed for n x n operands by name, with the INT8 products each takes."""
+def operands(n: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return two n x n matrices of normally distributed numbers."""
     a, b = np.random.default_rng(0).standard_normal((2, n, n))
-    x, y = torch.from_numpy(a), torch.from_numpy(b)
-    one_product = int8_product(n, CPU)
+    return torch.from_numpy(a).to(device), torch.from_numpy(b).to(device)
+
+
+def sides(n: int, device: torch.device, slices: list[int], moduli: list[int]) -> dict[str, tuple[int, Call]]:
+    """Return what is timed for n x n operands by name, with the INT8 products each takes."""
+    x, y = operands(n, device)
+    one_product = int8_product(n, device)
+    numpy = {f"DGEMM, numpy ({blas_kernel('numpy', device)})": (0, lambda: x.numpy() @ y.numpy())}
     return {
-        f"DGEMM, numpy ({blas_kernel('numpy', CPU)})": (0, lambda: a @ b),
-        f"DGEMM, torch ({blas_kernel('torch', CPU)})": (0, lambda: x @ y),
+        **(numpy if device.type == "cpu" else {}),
+        f"DGEMM, torch ({blas_kernel('torch', device)})": (0, lambda: x @ y),
         "one INT8 product": (1, lambda: one_product(x, y)),
         **{f"scheme II, {N} moduli": (N, lambda N=N: scheme_two(x, y, moduli=N)) for N in moduli},
         **{f"scheme I, {S} slices": (S * (S + 1) // 2, lambda S=S: scheme_one(x, y, slices=S)) for S in slices},
@@ -46,26 +63,30 @@ def sides(n: int, slices: list[int], moduli: list[int]) -> dict[str, tuple[int, 
     }
 
 
-def measure(calls: dict[str, tuple[int, Call]], n: int, threads: list[int], repetitions: int) -> dict:
+def measure(
+    calls: dict[str, tuple[int, Call]], n: int, threads: list[int], repetitions: int, device: torch.device
+) -> dict[tuple[str, int], list[float]]:
     """Return the seconds of each repetition of each side and number of threads, interleaved, after one call of each."""
     seconds: dict[tuple[str, int], list[float]] = {(name, count): [] for count in threads for name in calls}
     rounds = [(r, count, name) for r in range(-1, repetitions) for count in threads for name in calls]
     for repetition, count, name in track(rounds, f"n = {n}", transient=True):
         with limited_to(count):
             time.sleep(SETTLE_SECONDS)  # threads of the library before spin for a while
-            elapsed = seconds_of(calls[name][1], max(1, SHORT // n) ** 2)
+            elapsed = seconds_of(calls[name][1], max(1, SHORT // n) ** 2, device)
         if repetition >= 0:
             seconds[name, count].append(elapsed)
     return seconds
 
 
-def seconds_of(call: Call, calls: int) -> float:
+def seconds_of(call: Call, calls: int, device: torch.device) -> float:
     """Return the mean seconds of `calls` calls, after one that wakes the threads if they are short."""
     if calls > 1:
         call()
+    synchronize(device)
     start = time.perf_counter()
     for _ in range(calls):
         call()
+    synchronize(device)
     return (time.perf_counter() - start) / calls
 
 
@@ -78,8 +99,28 @@ def limited_to(threads: int) -> Iterator[None]:
         yield
 
 
+def emulated_by_cublas(n: int, repetitions: int) -> list[float]:
+    """Return the seconds of each repetition of cuBLAS's emulation; raise RuntimeError if it was not active."""
+    command = [sys.executable, __file__, "--emulated", str(n), "--repetitions", str(repetitions)]
+    run = subprocess.run(command, env={**os.environ, **CUBLAS_EMULATION}, capture_output=True, text=True, check=True)
+    found = json.loads(run.stdout)
+    x, y = operands(n, torch.device("cuda"))
+    if found["digest"] == digest(x @ y):
+        raise RuntimeError("cuBLAS's FP64 emulation was not active: its product has the bits of native DGEMM.")
+    return found["seconds"]
+
+
+def time_emulated(n: int, repetitions: int) -> None:
+    """Print the seconds of DGEMM in this process, whose environment asks for emulation, and what identifies it."""
+    device = torch.device("cuda")
+    x, y = operands(n, device)
+    product = x @ y
+    seconds = [seconds_of(lambda: x @ y, max(1, SHORT // n) ** 2, device) for _ in range(repetitions)]
+    print(json.dumps({"seconds": seconds, "digest": digest(product)}))
+
+
 def share_inside(call: Call, threads: int) -> float:
-    """Return the part of a call's time that its INT8 products take."""
+    """Return the part of a call's time that its INT8 products take, on the CPU."""
     inside, multiply = [], cpu.multiply_int8
 
     def timed(*operands: torch.Tensor) -> None:
@@ -99,7 +140,13 @@ def share_inside(call: Call, threads: int) -> float:
         cpu.multiply_int8 = multiply
 
 
-def report(n: int, calls: dict[str, tuple[int, Call]], seconds: dict, threads: list[int]) -> list[dict]:
+def report(
+    n: int,
+    calls: dict[str, tuple[int, Call]],
+    seconds: dict[tuple[str, int], list[float]],
+    threads: list[int],
+    device: torch.device,
+) -> list[dict]:
     """Print a table for people; return what machines want."""
     rows = []
     for count in threads:
@@ -109,7 +156,8 @@ def report(n: int, calls: dict[str, tuple[int, Call]], seconds: dict, threads: l
         print(f"{'':<40}{'seconds':>10}{'over DGEMM':>12}{'over count':>12}{'inside':>8}{'1 thread':>10}")
         for name, (products, call) in calls.items():
             over = f"{median[name] / (products * product):>12.2f}" if products > 1 else f"{'':>12}"
-            inside = f"{share_inside(call, count):>8.2f}" if products > 1 else f"{'':>8}"
+            shown = products > 1 and device.type == "cpu"
+            inside = f"{share_inside(call, count):>8.2f}" if shown else f"{'':>8}"
             gain = statistics.median(seconds[name, threads[0]]) / median[name]
             print(f"{name:<40}{median[name]:>10.4f}{median[name] / native:>12.2f}{over}{inside}{gain:>9.2f}x")
             label = f"{name}, n = {n}, {count} threads"
@@ -126,11 +174,21 @@ def main() -> None:
     parser.add_argument("--slices", type=int, nargs="+", default=[8, 9])
     parser.add_argument("--moduli", type=int, nargs="+", default=[13, 14, 15])
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--emulated", type=int, metavar="N", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    rows = []
+    if options.emulated:
+        time_emulated(options.emulated, options.repetitions)
+        return
+    rows: list[dict] = []
+    device = torch.device(options.device)
     for n in options.sizes:
-        calls = sides(n, options.slices, options.moduli)
-        rows += report(n, calls, measure(calls, n, options.threads, options.repetitions), options.threads)
+        calls = sides(n, device, options.slices, options.moduli)
+        seconds = measure(calls, n, options.threads, options.repetitions, device)
+        if device.type == "cuda":
+            calls[EMULATED] = (0, lambda: None)
+            seconds |= {(EMULATED, count): emulated_by_cublas(n, options.repetitions) for count in options.threads}
+        rows += report(n, calls, seconds, options.threads, device)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
 
