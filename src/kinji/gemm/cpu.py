@@ -9,6 +9,7 @@ product, S slices, L moduli, P products.
 from __future__ import annotations
 
 import math
+import threading
 import warnings
 from collections.abc import Sequence
 from functools import cache
@@ -31,8 +32,9 @@ INFINITY_PATTERN = EXPONENT_MASK << FRACTION_BITS
 SIGNIFICAND_BIAS = 1075  # |x| = significand * 2^(biased exponent - 1075), with biased exponent 1 for subnormal x
 WIDEST_SHIFT = 63
 FIRST_SCALING = 900  # C is 0 or within 2^-160 ... 2^160 before it: the first scaling is exact, the second rounds once
-_workspaces: dict[str, torch.Tensor] = {}
+_workspaces = threading.local()
 LOW_UNIT = 2.0**LOW_BITS
+NEAREST = 1.5 * 2.0**52  # added and taken off again, it leaves the nearest integer
 GROUP = 4  # moduli whose residues are added up in one pass over a row of the product
 SELF_TEST_SHAPES = ((1, 100, 1), (17, 64, 24), (40, 200, 33), (64, 256, 64))  # vector, blocked and ragged kernels
 
@@ -44,15 +46,15 @@ def depth(k: int) -> int:
 
 def workspace(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """Return memory that the next call of the same name takes over: a fresh page costs more than what is written."""
-    size = math.prod(shape) * dtype.itemsize
-    if _workspaces.get(name, torch.empty(0)).numel() < size:
-        _workspaces[name] = torch.empty(size, dtype=torch.int8)
-    return _workspaces[name][:size].view(dtype).view(shape)
+    size, held = math.prod(shape) * dtype.itemsize, vars(_workspaces)
+    if held.get(name, torch.empty(0)).numel() < size:
+        held[name] = torch.empty(size, dtype=torch.int8)
+    return held[name][:size].view(dtype).view(shape)
 
 
 def release_workspace() -> None:
     """Give back this thread's workspace, a few bytes for each operand entry and modulus of the largest product."""
-    _workspaces.clear()
+    vars(_workspaces).clear()
 
 
 def multiply_int8(a_MK: torch.Tensor, b_NK: torch.Tensor, out_MN: torch.Tensor) -> None:
@@ -151,18 +153,18 @@ def _energy_and_sum(q_K: np.ndarray) -> tuple[float, float]:
 
 
 @njit(inline="always")
-def _significand(pattern: int) -> tuple[Integer, int]:
+def _significand(pattern: Integer) -> tuple[Integer, Integer]:
     biased = (pattern >> FRACTION_BITS) & EXPONENT_MASK
     return (pattern & FRACTION_MASK) | (np.int64(min(biased, 1)) << FRACTION_BITS), max(biased, 1)
 
 
 @njit(inline="always")
-def _shifted(significand: int, shift: int) -> int:
+def _shifted(significand: Integer, shift: Integer) -> Integer:
     return significand << min(max(-shift, 0), WIDEST_SHIFT) >> min(max(shift, 0), WIDEST_SHIFT)
 
 
 @njit(inline="always")
-def _exponent(magnitude: int) -> Integer:
+def _exponent(magnitude: Integer) -> Integer:
     """Return the least e with |x| < 2^e for the bits of |x| > 0."""
     biased = magnitude >> FRACTION_BITS
     if biased == 0:  # subnormal: the integer `magnitude` in units of 2^-1074, and as a double it is normal
@@ -230,14 +232,14 @@ def _accumulate_loop(
 
 
 @njit(inline="always")
-def _scaled(c: float, exponent: int) -> float:
+def _scaled(c: float, exponent: Integer) -> float:
     first = min(max(exponent, -FIRST_SCALING), FIRST_SCALING)
     second = min(max(exponent - first, 1 - DOUBLE_BIAS), DOUBLE_BIAS)
     return c * _power_of_two(first) * _power_of_two(second)
 
 
 @njit(inline="always")
-def _power_of_two(exponent: int) -> float:
+def _power_of_two(exponent: Integer) -> float:
     return np.int64((exponent + DOUBLE_BIAS) << FRACTION_BITS).view(np.float64)
 
 
@@ -350,7 +352,7 @@ def _add_residues(
 
 @njit(inline="always")
 def _symmetric_residue(x: float, p: float, inverse: float) -> float:
-    return x - np.rint(x * inverse) * p
+    return x - ((x * inverse + NEAREST) - NEAREST) * p
 
 
 def propagate(
