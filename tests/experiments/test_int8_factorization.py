@@ -1,17 +1,17 @@
-from types import SimpleNamespace
-
 import numba
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from kinji.experiments.cases import Int8DgemmCase
 from kinji.experiments.context import Context, Progress
 from kinji.experiments.int8_dgemm import factorization
-from kinji.experiments.int8_dgemm.factorization import FAMILIES, METHODS, Method, compare_factorizations
+from kinji.experiments.int8_dgemm.factorization import FAMILIES, SIDES, compare_factorizations
+from kinji.experiments.int8_dgemm.sides import Side
 
 CPU = torch.device("cpu")
-CASE = SimpleNamespace(n=150, conditions=(1e2, 1e7, 1e13), seed=0)
+CASE = Int8DgemmCase(n=150, conditions=(1e2, 1e7, 1e13), seed=0)
 SYMMETRIC = [family for family in FAMILIES if family.factorization == "cholesky"]
 by_name = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 
@@ -85,14 +85,23 @@ def test_int8_products_of_integers_are_exact():
 
 
 def test_each_method_meets_each_matrix(table):
-    assert len(table) == len(FAMILIES) * len(CASE.conditions) * len(METHODS)
+    assert len(table) == len(FAMILIES) * len(CASE.conditions) * len(SIDES)
     assert not table.duplicated(["matrix", "target_condition", "method", "count"]).any()
     assert (table.quantity == "factorization").all()
     np.testing.assert_allclose(table.condition, table.target_condition, rtol=0.25)
 
 
-def test_rows_come_out_the_same_twice(table):
-    pd.testing.assert_frame_equal(table, observe())
+def test_rows_come_out_the_same_whatever_the_threads(table):
+    threads = numba.get_num_threads(), torch.get_num_threads()
+    try:
+        for count in range(1, numba.config.NUMBA_NUM_THREADS + 1):
+            numba.set_num_threads(count)
+            torch.set_num_threads(count)
+            pd.testing.assert_frame_equal(table, observe())
+            assert (numba.get_num_threads(), torch.get_num_threads()) == (count, count)
+    finally:
+        numba.set_num_threads(threads[0])
+        torch.set_num_threads(threads[1])
 
 
 def test_what_broke_down_has_no_error_and_all_else_has(table):
@@ -133,6 +142,6 @@ def test_the_solution_is_that_of_the_factors(table):
 
 @pytest.mark.parametrize("factor", [1 + 1e-10, 1 + 1e-6])
 def test_the_error_is_that_of_the_product_it_stands_beside(monkeypatch, factor):
-    monkeypatch.setattr(factorization, "METHODS", (Method("wrong", 0, lambda a, b: factor * (a @ b)),))
-    rows = observe(SimpleNamespace(n=100, conditions=(1e2,), seed=1))
+    monkeypatch.setattr(factorization, "SIDES", (Side("wrong", 0, lambda a, b: factor * (a @ b)),))
+    rows = observe(Int8DgemmCase(n=100, conditions=(1e2,), seed=1))
     assert rows.backward_error.between((factor - 1) / 100, (factor - 1) * 10).all()

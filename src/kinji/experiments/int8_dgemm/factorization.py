@@ -18,8 +18,7 @@ Condition of ``cauchy``: of a large Toeplitz matrix it is the ratio of its symbo
 summation that is exp(pi^2 / h) / 4.
 
 Each factorization also solves A x = b for a known x; b is rounded, so that an error of about u kappa is left to every
-product. One that does not break down may still leave no digit of x. The matrices, native products and LAPACK's panels
-change bits with the number of threads, so rows are reproducible for one number.
+product. One that does not break down may still leave no digit of x.
 
 Dimension letters: N order of the matrix; M rows, K inner dimension of a product; R rows of an operand.
 """
@@ -28,38 +27,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal
 
+import numba
 import numpy as np
 import torch
 from scipy.optimize import brentq
 
+from kinji.experiments.cases import Int8DgemmCase
 from kinji.experiments.context import Context
-from kinji.gemm import scheme_one, scheme_two
-from kinji.gemm.factorization import Multiply, backward_error, cholesky, lu
-
-Observation: TypeAlias = dict[str, int | float | str | bool]
+from kinji.experiments.int8_dgemm.sides import Observation, Side, moduli_side, slices_side
+from kinji.gemm import scheme_one
+from kinji.gemm.factorization import backward_error, cholesky, lu
 
 BLOCK = 64
-
-
-class FactorizationCase(Protocol):
-    """What a case says about the matrices."""
-
-    @property
-    def n(self) -> int:
-        """Their order."""
-
-    @property
-    def conditions(self) -> tuple[float, ...]:
-        """Their condition numbers, at least 10; `cauchy` meets them to about one part in 100, the others better."""
-
-    @property
-    def seed(self) -> int:
-        """The seed of the orthogonal factors and of the known solution."""
 
 
 @dataclass(frozen=True)
@@ -71,55 +56,67 @@ class Family:
     factorization: Literal["cholesky", "lu"] = "cholesky"
 
 
-@dataclass(frozen=True)
-class Method:
-    """A product for the updates; `count` is its number of slices or moduli, 0 where it has none."""
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one thread: others cost more to wake than they save in such blocks, and would change bits."""
+    threads = numba.get_num_threads(), torch.get_num_threads()
+    try:
+        numba.set_num_threads(1)
+        torch.set_num_threads(1)
+        yield
+    finally:
+        numba.set_num_threads(threads[0])
+        torch.set_num_threads(threads[1])
 
-    name: str
-    count: int
-    multiply: Multiply
 
-
-def compare_factorizations(case: FactorizationCase, context: Context, device: torch.device) -> Iterator[Observation]:
+def compare_factorizations(case: Int8DgemmCase, context: Context, device: torch.device) -> Iterator[Observation]:
     """Yield a row for each matrix, condition and product; one that breaks down has no errors."""
     problems = list(product(FAMILIES, case.conditions))
     for family, target in context.progress.track(problems, "factorization"):
-        a_NN = family.make(case.n, target, case.seed)
-        about: Observation = {
-            "matrix": family.name,
-            "target_condition": target,
-            "condition": float(torch.linalg.cond(a_NN)),
-        }
-        x_N = torch.from_numpy(np.random.default_rng([case.seed, case.n, 2]).standard_normal(case.n))
-        for method in METHODS:
-            by: Observation = {"factorization": family.factorization, "method": method.name, "count": method.count}
-            errors = _errors(family, method, a_NN.to(device), x_N.to(device))
+        a_NN, x_N, condition = _problem(family, target, case)
+        about: Observation = {"matrix": family.name, "target_condition": target, "condition": condition}
+        for side in SIDES:
+            by: Observation = {"factorization": family.factorization, "method": side.method, "count": side.count}
+            errors = _errors(family, side, a_NN.to(device), x_N.to(device))
             yield {"quantity": "factorization", **about, **by, **errors}
 
 
-def _errors(family: Family, method: Method, a_NN: torch.Tensor, x_N: torch.Tensor) -> Observation:
+@_one_thread()
+def _problem(family: Family, target: float, case: Int8DgemmCase) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Return A, the solution x and the 2-norm condition number of A."""
+    a_NN = family.make(case.n, target, case.seed)
+    x_N = np.random.default_rng([case.seed, case.n, 2]).standard_normal(case.n)
+    return a_NN, torch.from_numpy(x_N), float(torch.linalg.cond(a_NN))
+
+
+def _errors(family: Family, side: Side, a_NN: torch.Tensor, x_N: torch.Tensor) -> Observation:
     try:
-        order_N, left_NN, right_NN = _factorize(family, a_NN, method.multiply)
+        order_N, left_NN, right_NN = _factorize(family, side, a_NN)
     except np.linalg.LinAlgError:
         return {"broke_down": True}
-    b_N1 = (a_NN @ x_N)[order_N, None]
-    y_N1 = torch.linalg.solve_triangular(left_NN, b_N1, upper=False)
-    solution_N = torch.linalg.solve_triangular(right_NN, y_N1, upper=True)[:, 0]
+    factors = a_NN[order_N], left_NN, right_NN
     return {
         "broke_down": False,
-        "backward_error": backward_error(a_NN[order_N], left_NN, right_NN),
-        "forward_error": float(torch.linalg.norm(solution_N - x_N) / torch.linalg.norm(x_N)),
+        "backward_error": backward_error(*factors),
+        "forward_error": _forward_error(*factors, x_N),
     }
 
 
-def _factorize(
-    family: Family, a_NN: torch.Tensor, multiply: Multiply
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+@_one_thread()
+def _factorize(family: Family, side: Side, a_NN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return (p, lower, upper) with A[p] = lower upper."""
     if family.factorization == "lu":
-        return lu(a_NN, multiply=multiply, block=BLOCK)
-    l_NN = cholesky(a_NN, multiply=multiply, block=BLOCK)
+        return lu(a_NN, multiply=side.multiply, block=BLOCK)
+    l_NN = cholesky(a_NN, multiply=side.multiply, block=BLOCK)
     return torch.arange(len(a_NN), device=a_NN.device), l_NN, l_NN.T
+
+
+@_one_thread()
+def _forward_error(a_NN: torch.Tensor, left_NN: torch.Tensor, right_NN: torch.Tensor, x_N: torch.Tensor) -> float:
+    """Return ||x' - x|| / ||x||, x' what the factors of A make of A x."""
+    y_N1 = torch.linalg.solve_triangular(left_NN, (a_NN @ x_N)[:, None], upper=False)
+    solution_N = torch.linalg.solve_triangular(right_NN, y_N1, upper=True)[:, 0]
+    return float(torch.linalg.norm(solution_N - x_N) / torch.linalg.norm(x_N))
 
 
 def multiply_rounded(a_MK: torch.Tensor, b_KN: torch.Tensor) -> torch.Tensor:
@@ -192,11 +189,11 @@ FAMILIES = (
     Family("gaussian", gaussian_matrix),
     Family("general", general_matrix, "lu"),
 )
-METHODS = (
-    Method("int8", 0, multiply_rounded),
-    Method("fp32", 0, lambda a, b: (a.float() @ b.float()).double()),
-    Method("native", 0, torch.matmul),
-    Method("scheme_one", 9, lambda a, b: scheme_one(a, b, slices=9)),
-    Method("scheme_two", 8, lambda a, b: scheme_two(a, b, moduli=8)),
-    Method("scheme_two", 15, lambda a, b: scheme_two(a, b, moduli=15)),
+SIDES = (
+    Side("int8", 0, multiply_rounded),
+    Side("fp32", 0, lambda a, b: (a.float() @ b.float()).double()),
+    Side("native", 0, torch.matmul),
+    slices_side(9),
+    moduli_side(8),
+    moduli_side(15),
 )
