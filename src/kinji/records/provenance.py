@@ -32,7 +32,7 @@ VERSIONED = (
 
 
 def source_hash(sources: Iterable[str]) -> str:
-    """SHA-256 over the Python files of `sources`, packages or modules named relative to ``kinji`` (``gemm``)."""
+    """SHA-256 over the Python and CUDA files of `sources`, packages or modules relative to ``kinji`` (``gemm``)."""
     digest = hashlib.sha256()
     for source in sorted(sources):
         for file in _files(source):
@@ -43,7 +43,7 @@ def source_hash(sources: Iterable[str]) -> str:
 
 def _files(source: str) -> list[Path]:
     path = PACKAGE / source
-    files = sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+    files = sorted([*path.rglob("*.py"), *path.rglob("*.cu")]) if path.is_dir() else [path.with_suffix(".py")]
     if not files:
         raise FileNotFoundError(f"no Python source under {path}: is {source!r} a package of kinji?")
     return files
