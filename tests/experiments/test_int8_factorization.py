@@ -91,17 +91,40 @@ def test_each_method_meets_each_matrix(table):
     np.testing.assert_allclose(table.condition, table.target_condition, rtol=0.25)
 
 
-def test_rows_come_out_the_same_whatever_the_threads(table):
-    threads = numba.get_num_threads(), torch.get_num_threads()
-    try:
-        for count in range(1, numba.config.NUMBA_NUM_THREADS + 1):
-            numba.set_num_threads(count)
-            torch.set_num_threads(count)
-            pd.testing.assert_frame_equal(table, observe())
-            assert (numba.get_num_threads(), torch.get_num_threads()) == (count, count)
-    finally:
-        numba.set_num_threads(threads[0])
-        torch.set_num_threads(threads[1])
+def threads():
+    return numba.get_num_threads(), torch.get_num_threads()
+
+
+@pytest.fixture
+def all_threads():
+    before, count = threads(), numba.config.NUMBA_NUM_THREADS
+    numba.set_num_threads(count)
+    torch.set_num_threads(count)
+    yield count, count
+    numba.set_num_threads(before[0])
+    torch.set_num_threads(before[1])
+
+
+def test_rows_come_out_the_same_twice(table):
+    pd.testing.assert_frame_equal(table, observe())
+
+
+def test_matrices_and_products_are_computed_on_one_thread(monkeypatch, all_threads):
+    seen = []
+
+    def make(*case):
+        seen.append(threads())
+        return factorization.spectrum_matrix(*case)
+
+    def multiply(a, b):
+        seen.append(threads())
+        return a @ b
+
+    monkeypatch.setattr(factorization, "FAMILIES", (factorization.Family("watched", make),))
+    monkeypatch.setattr(factorization, "SIDES", (Side("watched", 0, multiply),))
+    observe()
+    assert set(seen) == {(1, 1)}
+    assert threads() == all_threads
 
 
 def test_what_broke_down_has_no_error_and_all_else_has(table):
