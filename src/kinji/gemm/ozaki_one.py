@@ -84,7 +84,8 @@ def scheme_one(a_MK: Matrix, b_KN: Matrix, *, slices: int, grouped: bool = True)
         raise ValueError(f"slices is {slices}: take at least 1, and about 9 for the accuracy of native FP64.")
     a, b = as_operands(a_MK, b_KN)
     multiply = partial(_multiply, slices=slices, grouped=grouped)
-    return as_kind_of(a_MK, _multiply_complex(multiply, a, b) if a.is_complex() else multiply(a, b))
+    with torch.cuda.device_of(a):
+        return as_kind_of(a_MK, _multiply_complex(multiply, a, b) if a.is_complex() else multiply(a, b))
 
 
 def _multiply(a_MK: torch.Tensor, b_KN: torch.Tensor, slices: int, grouped: bool) -> torch.Tensor:
