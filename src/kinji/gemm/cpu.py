@@ -32,7 +32,8 @@ INFINITY_PATTERN = EXPONENT_MASK << FRACTION_BITS
 SIGNIFICAND_BIAS = 1075  # |x| = significand * 2^(biased exponent - 1075), with biased exponent 1 for subnormal x
 WIDEST_SHIFT = 63
 FIRST_SCALING = 900  # C is 0 or within 2^-160 ... 2^160 before it: the first scaling is exact, the second rounds once
-_workspaces = threading.local()
+_workspaces = threading.local()  # name: memory, and the view of it asked for last
+NOTHING = torch.empty(0, dtype=torch.int8)
 LOW_UNIT = 2.0**LOW_BITS
 NEAREST = 1.5 * 2.0**52  # added and taken off again, it leaves the nearest integer
 GROUP = 4  # moduli whose residues are added up in one pass over a row of the product
@@ -46,10 +47,14 @@ def depth(k: int) -> int:
 
 def workspace(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """Return memory that the next call of the same name takes over: a fresh page costs more than what is written."""
-    size, held = math.prod(shape) * dtype.itemsize, vars(_workspaces)
-    if held.get(name, torch.empty(0)).numel() < size:
-        held[name] = torch.empty(size, dtype=torch.int8)
-    return held[name][:size].view(dtype).view(shape)
+    held = vars(_workspaces)
+    memory, view = held.get(name, (NOTHING, NOTHING))
+    if view.shape != shape or view.dtype != dtype:
+        size = math.prod(shape) * dtype.itemsize
+        memory = memory if memory.numel() >= size else torch.empty(size, dtype=torch.int8)
+        view = memory[:size].view(dtype).view(shape)
+        held[name] = memory, view
+    return view
 
 
 def release_workspace() -> None:

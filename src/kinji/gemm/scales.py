@@ -44,5 +44,5 @@ def integer_bits(energy_R: torch.Tensor, constants: Moduli) -> torch.Tensor:
     rows of A and columns of B have |A'||B'| within the capacity, by Cauchy and Schwarz; 0 for a row of zeros.
     """
     ratio_R = constants.capacity * 4.0**ENERGY_BITS / energy_R
-    bits_R = (torch.frexp(ratio_R).exponent.to(torch.int64) - 1).div(2, rounding_mode="floor")
-    return torch.where(energy_R > 0, bits_R, 0)
+    bits_R = (torch.frexp(ratio_R).exponent - 1) >> 1
+    return bits_R.to(torch.int64).masked_fill_(energy_R == 0, 0)
