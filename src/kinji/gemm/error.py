@@ -60,7 +60,6 @@ def truncation_bound(a_MK: Matrix, b_KN: Matrix, *, slices: int | None = None, m
         constants = constants_of(moduli or 0)
         x, y = (truncation_steps(scales, constants, of_parts=a.is_complex()) for scales in (a_scales, b_scales))
         bound_MN = x.step_R[:, None] * y.sum_R + x.sum_R[:, None] * y.step_R
-        bound_MN += constants.loss * _units(a_scales, constants)[:, None] * _units(b_scales, constants)
     exponent_MN = a_scales.exponent_R[:, None] + b_scales.exponent_R
     return np.ldexp(bound_MN.numpy(force=True), exponent_MN.numpy(force=True))
 
@@ -74,7 +73,8 @@ def truncation_steps(scales: RowScales, constants: Moduli, *, of_parts: bool) ->
     """Return what scheme II with these moduli makes of each row (`of_parts`: real and imaginary parts side by side)."""
     bits_R = integer_bits(scales.energy_R, constants)
     inexact_R = (bits_R < scales.span_R) * (COMPLEX_STEP if of_parts else 1.0)
-    return Steps(inexact_R * _units(scales, constants), scales.sum_R * 2.0**-ENERGY_BITS)
+    lost_R = loss_over_norms(constants) * norms(scales, of_parts=of_parts).step_R
+    return Steps(inexact_R * _units(scales, constants) + lost_R, scales.sum_R * 2.0**-ENERGY_BITS)
 
 
 def _units(scales: RowScales, constants: Moduli) -> torch.Tensor:

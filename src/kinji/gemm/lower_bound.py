@@ -13,6 +13,7 @@ from kinji.gemm.ozaki_one import bits_per_slice, multiply_diagonals, pairs_per_p
 from kinji.gemm.scales import RowScales
 
 BELOW_MODULUS = 1 - 2.0**-50  # the modulus of a complex number is rounded
+LEAST_NUMBER = 2.0**-1074  # and by so much if it is subnormal
 
 
 def lower_bound(operands: Operands, slices: int) -> torch.Tensor:
@@ -33,7 +34,7 @@ def _magnitude_slices(
     name: str, x_RK: torch.Tensor, scales: RowScales, numbers: range, bits: int, on: Kernels
 ) -> torch.Tensor:
     if x_RK.is_complex():  # its modulus may be 2^(1/2) times the greatest part
-        x_RK = (x_RK.abs() * BELOW_MODULUS).contiguous()
+        x_RK = (x_RK.abs() * BELOW_MODULUS - LEAST_NUMBER).clamp(min=0).contiguous()
         scales = scales._replace(exponent_R=scales.exponent_R + 1, finite_R=x_RK.isfinite().all(1))
     return slices_of(name, x_RK, scales, numbers, bits, on).abs_()
 
