@@ -57,7 +57,7 @@ def draw(table: pd.DataFrame, reference: dict[str, pd.DataFrame]) -> Figure:
     for axes, (matrix, title) in zip(panels, FAMILIES, strict=True):
         _draw_factorizations(axes, table, matrix, title)
     panels[0].set_ylabel("backward error, Frobenius norm")
-    panels[-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(0.02, 0.62))
+    panels[-1].legend(fontsize=7, loc="center", bbox_to_anchor=(0.5, 0.33))
     return figure
 
 
@@ -153,4 +153,4 @@ def _draw_factorizations(axes: Axes, table: pd.DataFrame, matrix: str, title: st
             broken = errors[side][errors[side].isna()]
             axes.plot(broken.index, np.full(len(broken), 3.0), marker="x", ms=4, color=colour, ls="none")
     if errors.isna().any(axis=None):
-        axes.annotate("× broke down", (errors.index.min(), 3.0), xytext=(0, -3), **SMALL)
+        axes.annotate("× broke down", (errors.index.min(), 3.0), xytext=(-4, 6), **SMALL)

@@ -138,9 +138,10 @@ def matmul(a_MK: Matrix, b_KN: Matrix, *, error: Error = "dgemm", fallback: Fall
         raise ValueError(f"fallback is {fallback!r}: take 'native', or leave it out.")
     if 0 in (*a.shape, *b.shape):
         return Product(as_kind_of(a_MK, a.new_zeros(len(a), b.shape[1])), "scheme_two", 0, 0.0)
-    operands = measured_complex(a, b) if a.is_complex() else measured(a, b)
     try:
-        c_MN, choice, bound = _emulate(operands, target)
+        with torch.cuda.device_of(a):
+            operands = measured_complex(a, b) if a.is_complex() else measured(a, b)
+            c_MN, choice, bound = _emulate(operands, target)
         return Product(as_kind_of(a_MK, c_MN), choice.scheme, choice.count, bound)
     except AccuracyError:
         if fallback is None:
@@ -180,6 +181,8 @@ def _emulate_below_rounding(operands: Operands, target: float) -> tuple[torch.Te
         if choice.truncation + rounding <= target:
             return c_MN, choice, choice.truncation + rounding
         allowed = target - rounding
+        if allowed < 0:
+            break
     raise AccuracyError(f"error={target:g}: rounding to FP64 alone may take {rounding:.3g} here; ask for more than 1.")
 
 
@@ -280,7 +283,7 @@ def _multiply(operands: Operands, choice: Choice) -> torch.Tensor:
 def _relative_size(c_MN: torch.Tensor, lower_MN: torch.Tensor, operands: Operands) -> float:
     """Return an upper bound on max |C'| / (|A||B|)."""
     exponent_MN = operands.a_scales.exponent_R[:, None] + operands.b_scales.exponent_R
-    size_MN = torch.ldexp(c_MN.abs(), -exponent_MN) / lower_MN
+    size_MN = torch.where(c_MN.isfinite(), torch.ldexp(c_MN.abs(), -exponent_MN) / lower_MN, 0)
     return float(torch.nan_to_num(size_MN, nan=0.0).max()) * (1 + 2.0**-40)
 
 

@@ -17,6 +17,7 @@ Dimension letters: M rows of A, K inner dimension, N columns of B, R rows of an 
 from __future__ import annotations
 
 import itertools
+from functools import cache
 from typing import Literal, TypeAlias, overload
 
 import numpy as np
@@ -24,7 +25,7 @@ import torch
 
 from kinji.gemm.backend import Kernels, kernels
 from kinji.gemm.complex_products import parts, propagate_complex
-from kinji.gemm.moduli import Moduli
+from kinji.gemm.moduli import MODULI, Moduli
 from kinji.gemm.moduli import moduli as constants_of
 from kinji.gemm.operands import Matrix, Operands, as_kind_of, as_operands, measured, propagate
 from kinji.gemm.ozaki_one import slices_of
@@ -70,10 +71,11 @@ def scheme_two(a_MK: Matrix, b_KN: Matrix, *, moduli: int, scaling: Scaling = "f
         raise ValueError(f"scaling is {scaling!r} for {a.dtype}: take 'fast', or 'accurate' for real operands.")
     if 0 in (*a.shape, *b.shape):
         return as_kind_of(a_MK, a.new_zeros(len(a), b.shape[1]))
-    if a.is_complex():
-        return as_kind_of(a_MK, multiply_complex(measured_complex(a, b), constants))
-    operands = accurately_measured(measured(a, b)) if scaling == "accurate" else measured(a, b)
-    return as_kind_of(a_MK, multiply_real(operands, constants))
+    with torch.cuda.device_of(a):
+        if a.is_complex():
+            return as_kind_of(a_MK, multiply_complex(measured_complex(a, b), constants))
+        operands = accurately_measured(measured(a, b)) if scaling == "accurate" else measured(a, b)
+        return as_kind_of(a_MK, multiply_real(operands, constants))
 
 
 def multiply_real(operands: Operands, constants: Moduli) -> torch.Tensor:
@@ -94,8 +96,7 @@ def accurately_measured(operands: Operands) -> Operands:
     """Return the operands with bounds on the largest entry of |A||B| in each row and column as energies."""
     a_MK, b_NK, a_scales, b_scales, on = operands
     a, b = (_magnitudes(name, *x, on) for name, x in (("A", (a_MK, a_scales)), ("B", (b_NK, b_scales))))
-    above_MN = on.workspace("products", (len(a), len(b)), torch.int32)
-    on.multiply_int8(a, b, above_MN)
+    above_MN = _products("products", a[None], b[None], on).sum(0)
     unit = 4.0 ** (ENERGY_BITS - MAGNITUDE_BITS)
     energy_M, energy_N = (above_MN.amax(axis).double() * unit for axis in (1, 0))
     bounded = a_scales._replace(energy_R=energy_M), b_scales._replace(energy_R=energy_N)
@@ -148,11 +149,16 @@ def _residues_of_parts(
     """Return the residues of the real parts, the imaginary parts, and their sums."""
     real = _residues(f"residues of {name}", x_RK.real.contiguous(), shift_R, scales, constants, on)
     imaginary = _residues(f"residues of imaginary {name}", x_RK.imag.contiguous(), shift_R, scales, constants, on)
-    p_L11 = torch.tensor(constants.moduli_L, dtype=torch.int16, device=x_RK.device)[:, None, None]
+    p_L11 = _moduli(len(constants.moduli_L), x_RK.device)
     both = real.to(torch.int16) + imaginary
     both -= p_L11 * (both > p_L11 // 2)
     both += p_L11 * (both < -(p_L11 // 2))
     return real, imaginary, both.to(torch.int8)
+
+
+@cache
+def _moduli(count: int, device: torch.device) -> torch.Tensor:
+    return torch.tensor(MODULI[:count], dtype=torch.int16, device=device)[:, None, None]
 
 
 def _residues(
