@@ -7,7 +7,8 @@
 
 In the order the data flows: `operands` checks and measures them (`scales`); `ozaki_one` cuts them into slices, or
 `ozaki_two` into residues of `moduli`; the kernels of `cpu` or `cuda`, one interface (`backend`), do the arithmetic.
-`error` bounds what comes out, `matmul` turns that round: it takes the error and picks scheme and count.
+`error` bounds what comes out, `matmul` turns that round: it takes the error, bounds |A||B| from below
+(`lower_bound`), and picks scheme and count (`choice`).
 `published_rule` is how the published code picks; `factorization` uses a product; `reference` judges it.
 """
 

@@ -12,21 +12,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, overload
 
 import numpy as np
 import torch
 
-from kinji.gemm.error import (
-    capacity_for_integers,
-    loss_over_norms,
-    norms,
-    scheme_one_bound,
-    steps_over_norms,
-    truncation_steps,
-)
+from kinji.gemm.choice import UNIT_ROUNDOFF, Choice, Evidence, cheapest, reason, triangle
+from kinji.gemm.error import capacity_for_integers, norms, truncation_steps
 from kinji.gemm.lower_bound import lower_bound, spare_disjoint
-from kinji.gemm.moduli import MODULI
 from kinji.gemm.moduli import moduli as constants_of
 from kinji.gemm.operands import Matrix, Operands, as_kind_of, as_operands, measured, propagate
 from kinji.gemm.ozaki_one import multiply_slices
@@ -35,8 +29,6 @@ from kinji.gemm.ozaki_two import measured_complex, multiply_complex, multiply_re
 Kind = TypeVar("Kind", np.ndarray, torch.Tensor)
 Error: TypeAlias = float | Literal["dgemm"]
 Fallback: TypeAlias = Literal["native"] | None
-UNIT_ROUNDOFF = 2.0**-53
-SLICES = range(2, 19)
 LOWER_BOUND_SLICES = (1, 2, 4)
 
 
@@ -62,40 +54,6 @@ class Product(Generic[Kind]):
     scheme: Literal["scheme_one", "scheme_two", "native"]
     count: int
     bound: float
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A scheme, its count, its INT8 products, and bounds on what it leaves out and what it rounds (units of 2^-53)."""
-
-    scheme: Literal["scheme_one", "scheme_two"]
-    count: int
-    products: int
-    truncation: float
-    rounding: float
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What choices rest on.
-
-    Attributes
-    ----------
-    inner
-        K.
-    ratio
-        The greatest (|a_i| sum_j + |b_j| sum_i) / (|A||B|)_ij, with 2-norms and sums of rows of A and columns of B,
-        and |A||B| from its lower bound.
-    least
-        The least entry of that bound, operands scaled to below 1; 0 for complex operands: scheme I is not for them.
-    capacity
-        From this capacity on, moduli take the operands to integers without truncation.
-    """
-
-    inner: int
-    ratio: float
-    least: float
-    capacity: float
 
 
 @overload
@@ -152,7 +110,7 @@ def matmul(a_MK: Matrix, b_KN: Matrix, *, error: Error = "dgemm", fallback: Fall
 def _target(error: Error, k: int) -> float:
     if error == "dgemm":
         return float(max(k, 1))
-    if not isinstance(error, (int, float)) or not 0 < error < math.inf:
+    if not isinstance(error, Real) or not 0 < error < math.inf:
         raise ValueError(f"error is {error!r}: give a positive number of units of 2^-53 |A||B|, or 'dgemm'.")
     return float(error)
 
@@ -191,22 +149,17 @@ def _choose(operands: Operands, target: float, allowed: float) -> tuple[torch.Te
 
     No |A||B| is above the product of 2-norms: what that would allow tells how much a sharper bound could save.
     """
-    ideal = _cheapest(_ideal_evidence(operands), target, allowed)
+    ideal = cheapest(_ideal_evidence(operands), target, allowed)
     bounds = LOWER_BOUND_SLICES[target <= 1 :]
     for slices, next_slices in zip(bounds, (*bounds[1:], None), strict=True):
         lower_MN = lower_bound(operands, slices)
         evidence = _evidence(operands, lower_MN)
-        choice = _cheapest(evidence, target, allowed)
+        choice = cheapest(evidence, target, allowed)
         if next_slices is None or (choice and ideal and choice.products - ideal.products <= triangle(next_slices)):
             break
     if choice is None:
-        raise AccuracyError(_reason(evidence, target))
+        raise AccuracyError(reason(evidence, target))
     return lower_MN, _sharpened(choice, operands, lower_MN, allowed)
-
-
-def triangle(n: int) -> int:
-    """Return n (n + 1) / 2, the products of n slices."""
-    return n * (n + 1) // 2
 
 
 def _evidence(operands: Operands, lower_MN: torch.Tensor) -> Evidence:
@@ -227,30 +180,6 @@ def _ideal_evidence(operands: Operands) -> Evidence:
 
 def _capacity(operands: Operands) -> float:
     return max(capacity_for_integers(scales) for scales in (operands.a_scales, operands.b_scales))
-
-
-def _cheapest(evidence: Evidence, target: float, allowed: float) -> Choice | None:
-    two = (_scheme_two(count, evidence) for count in range(1, len(MODULI) + 1))
-    one = (_scheme_one(slices, evidence) for slices in SLICES)
-    enough = [
-        next((choice for choice in two if choice.truncation <= allowed), None),
-        next((choice for choice in one if choice.truncation + choice.rounding <= target), None),
-    ]
-    return min(filter(None, enough), key=lambda choice: choice.products, default=None)
-
-
-def _scheme_two(count: int, evidence: Evidence) -> Choice:
-    constants = constants_of(count)
-    truncation = steps_over_norms(constants) * evidence.ratio
-    if constants.capacity >= evidence.capacity:
-        truncation = loss_over_norms(constants) * evidence.ratio if constants.loss else 0.0
-    return Choice("scheme_two", count, count, truncation / UNIT_ROUNDOFF, 1.0)
-
-
-def _scheme_one(slices: int, evidence: Evidence) -> Choice:
-    left_out = scheme_one_bound(evidence.inner, slices) / UNIT_ROUNDOFF
-    truncation = left_out / evidence.least if evidence.least else math.inf
-    return Choice("scheme_one", slices, triangle(slices), truncation, slices - 1.0)
 
 
 def _sharpened(choice: Choice, operands: Operands, lower_MN: torch.Tensor, allowed: float) -> Choice:
@@ -285,17 +214,3 @@ def _relative_size(c_MN: torch.Tensor, lower_MN: torch.Tensor, operands: Operand
     exponent_MN = operands.a_scales.exponent_R[:, None] + operands.b_scales.exponent_R
     size_MN = torch.where(c_MN.isfinite(), torch.ldexp(c_MN.abs(), -exponent_MN) / lower_MN, 0)
     return float(torch.nan_to_num(size_MN, nan=0.0).max()) * (1 + 2.0**-40)
-
-
-def _reason(evidence: Evidence, target: float) -> str:
-    if math.isinf(evidence.ratio):
-        return (
-            f"error={target:g}: an entry of |A||B| is too far below its row's and column's greatest to be bounded;"
-            " rescale the operands, or pass fallback='native'."
-        )
-    left_out = _scheme_two(len(MODULI), evidence).truncation
-    return (
-        f"error={target:g}: {len(MODULI)} moduli are proved to leave out no more than {left_out:.3g}, and"
-        f" {SLICES[-1]} slices than {_scheme_one(SLICES[-1], evidence).truncation:.3g}; ask for more, or pass"
-        " fallback='native'."
-    )
