@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TypeAlias
 
+import llvmlite.binding as llvm
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import config, njit, prange
 
 from kinji.gemm.moduli import LOW_BITS, Moduli
 from kinji.gemm.scales import ENERGY_BITS, RowScales
@@ -38,6 +39,16 @@ LOW_UNIT = 2.0**LOW_BITS
 NEAREST = 1.5 * 2.0**52  # added and taken off again, it leaves the nearest integer
 GROUP = 4  # moduli whose residues are added up in one pass over a row of the product
 SELF_TEST_SHAPES = ((1, 100, 1), (17, 64, 24), (40, 200, 33), (64, 256, 64))  # vector, blocked and ragged kernels
+
+
+def _use_wide_vectors() -> None:
+    """Let LLVM use the vectors of AVX-512, of which it takes half on Intel's processors: these loops gain a third."""
+    features = llvm.get_host_cpu_features()
+    if features.get("avx512f") and vars(config)["CPU_FEATURES"] is None:
+        vars(config)["CPU_FEATURES"] = f"{features.flatten()},-prefer-256-bit"
+
+
+_use_wide_vectors()
 
 
 def depth(k: int) -> int:
