@@ -57,12 +57,15 @@ def depth(k: int) -> int:
 
 
 def workspace(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """Return memory that the next call of the same name takes over: a fresh page costs more than what is written."""
+    """Return memory that the next call of the same name takes over: a fresh page costs more than what is written.
+
+    It is NumPy's, which asks the system for huge pages.
+    """
     held = vars(_workspaces)
     memory, view = held.get(name, (NOTHING, NOTHING))
     if view.shape != shape or view.dtype != dtype:
         size = math.prod(shape) * dtype.itemsize
-        memory = memory if memory.numel() >= size else torch.empty(size, dtype=torch.int8)
+        memory = memory if memory.numel() >= size else torch.from_numpy(np.empty(size, dtype=np.int8))
         view = memory[:size].view(dtype).view(shape)
         held[name] = memory, view
     return view
