@@ -9,6 +9,7 @@ import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -26,6 +27,7 @@ from .strategies import ROUNDOFF, exponential_pair, finite, matrices, rounded
 
 rows = st.tuples(st.integers(1, 4), st.integers(1, 5)).flatmap(lambda shape: matrices(*shape, finite))
 tensor = torch.from_numpy
+ROOT = Path(__file__).parents[2]
 LEAST_ENERGY = 4.0**10  # of two rows that meet in numbers below 2^-6 of their peaks, by the accurate scaling
 WIDEST = integer_bits(torch.tensor([LEAST_ENERGY], dtype=torch.float64), moduli(20)).item()
 
@@ -195,7 +197,7 @@ def test_a_unit_that_saturates_is_caught_and_the_same_bits_come_from_fp64(reques
 def test_a_processor_without_vnni_is_caught_and_gives_the_same_bits():
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
     command = [sys.executable, "-m", "tests.gemm.test_cpu"]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    run = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
     digest, exact, told = run.stdout.split()
     assert digest == hashlib.sha256(b"".join(x.tobytes() for x in both_schemes())).hexdigest()
     assert (exact, told) == ("False", "1")

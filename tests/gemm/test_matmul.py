@@ -246,6 +246,12 @@ def test_errors_that_are_no_number_of_roundoffs_are_refused(error):
         matmul(np.ones((2, 2)), np.ones((2, 2)), error=error)
 
 
+@pytest.mark.parametrize("error", [4, np.float32(4), np.int64(4), Fraction(4)])
+def test_numbers_of_every_kind_are_errors(error):
+    a, b = exponential_pair(11, 5, 6, 7)
+    assert matmul(a, b, error=error).bound == matmul(a, b, error=4.0).bound
+
+
 @pytest.mark.parametrize("fallback", ["dgemm", True, ""])
 def test_other_fallbacks_are_refused(fallback):
     with pytest.raises(ValueError, match=r"fallback is .*: take 'native'"):

@@ -108,7 +108,7 @@ def test_the_capacity_is_never_exceeded(row, k, scaling):
 @pytest.mark.parametrize(("k", "scaling"), [(2**15 + 1, "fast"), (2**18, "fast"), (2**19, "accurate")])
 def test_sums_of_the_greatest_residues_do_not_wrap_around(k, sign, scaling):
     """Modulo 255 every product is 127^2, and INT32 holds 2^17 of them; of 64^2 it holds less than 2^19."""
-    integer = 2**40 + (127 - 2**40) % 255
+    integer = 2**41 - (2**41 - 127) % 255
     a = np.full((1, k), float(integer))
     assert integer % 255 == 127
     assert scheme_two(a, sign * a.T, moduli=15, scaling=scaling).item() == sign * rounded(k * integer**2)
