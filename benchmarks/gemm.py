@@ -19,17 +19,15 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-import numba
 import numpy as np
-import threadpoolctl
 import torch
 from rich.progress import track
 
 from kinji.experiments.int8_dgemm.sides import blas_kernel, digest
+from kinji.experiments.int8_dgemm.threads import limited_to
 from kinji.experiments.int8_dgemm.timing import SETTLE_SECONDS, SHORT, int8_product, synchronize
 from kinji.gemm import cpu, matmul, scheme_one, scheme_two
 
@@ -88,15 +86,6 @@ def seconds_of(call: Call, calls: int, device: torch.device) -> float:
         call()
     synchronize(device)
     return (time.perf_counter() - start) / calls
-
-
-@contextmanager
-def limited_to(threads: int) -> Iterator[None]:
-    """Limit torch, numba and BLAS."""
-    torch.set_num_threads(threads)
-    numba.set_num_threads(threads)
-    with threadpoolctl.threadpool_limits(threads):
-        yield
 
 
 def emulated_by_cublas(n: int, repetitions: int) -> list[float]:

@@ -12,6 +12,7 @@ In the order the data flows: `operands` checks and measures them (`scales`); `oz
 `published_rule` is how the published code picks; `factorization` uses a product; `reference` judges it.
 """
 
+from kinji.gemm.backend import release_workspace
 from kinji.gemm.error import truncation_bound
 from kinji.gemm.matmul import AccuracyError, Product, matmul
 from kinji.gemm.ozaki_one import scheme_one
@@ -25,6 +26,7 @@ __all__ = [
     "Reference",
     "matmul",
     "published_slice_count",
+    "release_workspace",
     "sample_reference",
     "scheme_one",
     "scheme_two",

@@ -24,6 +24,9 @@ class Kernels(Protocol):
     def workspace(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """Return uninitialized memory, lost to the next call of the same name."""
 
+    def release_workspace(self) -> None:
+        """Give the memory of all names back."""
+
     def depth(self, k: int) -> int:
         """Return the inner dimension to store: k, or more to meet the device's alignment."""
 
@@ -90,3 +93,11 @@ def kernels(device: torch.device) -> Kernels:
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"operands on {device}: kinji.gemm multiplies on cpu and cuda; move them with .to(device).")
     return cast(Kernels, importlib.import_module(f"kinji.gemm.{device.type}"))
+
+
+def release_workspace(device: torch.device | str = "cpu") -> None:
+    """Give back the memory that products on `device` keep for the next one of their size.
+
+    On the CPU it belongs to the calling thread: of a product of n x n by N moduli, 6 N n^2 bytes.
+    """
+    kernels(torch.device(device)).release_workspace()

@@ -27,13 +27,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from typing import Literal
 
-import numba
 import numpy as np
 import torch
 from scipy.optimize import brentq
@@ -41,6 +39,7 @@ from scipy.optimize import brentq
 from kinji.experiments.cases import Int8DgemmCase
 from kinji.experiments.context import Context
 from kinji.experiments.int8_dgemm.sides import Observation, Side, moduli_side, slices_side
+from kinji.experiments.int8_dgemm.threads import limited_to
 from kinji.gemm import scheme_one
 from kinji.gemm.factorization import backward_error, cholesky, lu
 
@@ -56,19 +55,6 @@ class Family:
     factorization: Literal["cholesky", "lu"] = "cholesky"
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute on one thread: others cost more to wake than they save in such blocks, and would change bits."""
-    threads = numba.get_num_threads(), torch.get_num_threads()
-    try:
-        numba.set_num_threads(1)
-        torch.set_num_threads(1)
-        yield
-    finally:
-        numba.set_num_threads(threads[0])
-        torch.set_num_threads(threads[1])
-
-
 def compare_factorizations(case: Int8DgemmCase, context: Context, device: torch.device) -> Iterator[Observation]:
     """Yield a row for each matrix, condition and product; one that breaks down has no errors."""
     problems = list(product(FAMILIES, case.conditions))
@@ -81,7 +67,7 @@ def compare_factorizations(case: Int8DgemmCase, context: Context, device: torch.
             yield {"quantity": "factorization", **about, **by, **errors}
 
 
-@_one_thread()
+@limited_to(1)  # others cost more to wake than they save in such blocks, and would change bits
 def _problem(family: Family, target: float, case: Int8DgemmCase) -> tuple[torch.Tensor, torch.Tensor, float]:
     """Return A, the solution x and the 2-norm condition number of A."""
     a_NN = family.make(case.n, target, case.seed)
@@ -102,7 +88,7 @@ def _errors(family: Family, side: Side, a_NN: torch.Tensor, x_N: torch.Tensor) -
     }
 
 
-@_one_thread()
+@limited_to(1)
 def _factorize(family: Family, side: Side, a_NN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return (p, lower, upper) with A[p] = lower upper."""
     if family.factorization == "lu":
@@ -111,7 +97,7 @@ def _factorize(family: Family, side: Side, a_NN: torch.Tensor) -> tuple[torch.Te
     return torch.arange(len(a_NN), device=a_NN.device), l_NN, l_NN.T
 
 
-@_one_thread()
+@limited_to(1)
 def _forward_error(a_NN: torch.Tensor, left_NN: torch.Tensor, right_NN: torch.Tensor, x_N: torch.Tensor) -> float:
     """Return ||x' - x|| / ||x||, x' what the factors of A make of A x."""
     y_N1 = torch.linalg.solve_triangular(left_NN, (a_NN @ x_N)[:, None], upper=False)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 
-import numba
-import threadpoolctl
 import torch
 
 from kinji.experiments.cases import Int8DgemmCase
@@ -21,6 +18,7 @@ from kinji.experiments.int8_dgemm.sides import (
     native_sides,
     slices_side,
 )
+from kinji.experiments.int8_dgemm.threads import limited_to
 
 SLICES, MODULI = 9, 15
 
@@ -30,18 +28,16 @@ def compare_bits(case: Int8DgemmCase, context: Context, device: torch.device) ->
     a, b = exponential(min(case.n, NARROW), case.n, 1.0, case.seed, device)
     schemes = [slices_side(SLICES), slices_side(SLICES - 1), moduli_side(MODULI), moduli_side(MODULI - 1)]
     for side in context.progress.track([*schemes, *native_sides(device)], "bits"):
-        for variation, product in variations(side.multiply, a, b, context.threads):
+        for variation, product in variations(side.multiply, a, b):
             about: Observation = {"method": side.method, "count": side.count, "variation": variation}
             yield {"quantity": "identity", **about, "digest": digest(product)}
 
 
-def variations(
-    multiply: Multiply, a: torch.Tensor, b: torch.Tensor, threads: int
-) -> Iterator[tuple[str, torch.Tensor]]:
+def variations(multiply: Multiply, a: torch.Tensor, b: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield A B by ways that would agree to the bit if no addition rounded."""
     order = torch.randperm(a.shape[1], generator=torch.Generator().manual_seed(0)).to(a.device)
     yield "reference", multiply(a, b)
-    with _limited_to(1, threads):
+    with limited_to(1):
         yield "one thread", multiply(a, b)
     yield "row blocks", torch.vstack([multiply(block, b) for block in a.chunk(5)])
     yield "column blocks", torch.hstack([multiply(a, block.contiguous()) for block in b.chunk(3, dim=1)])
@@ -50,15 +46,3 @@ def variations(
     yield "scaled by powers of two", multiply(a * 2.0**20, b * 2.0**-33) * 2.0**13
     more_a, more_b = torch.nn.functional.pad(a, (0, 13, 0, 7)), torch.nn.functional.pad(b, (0, 7, 0, 13))
     yield "padded", multiply(more_a, more_b)[: a.shape[0], : b.shape[1]]
-
-
-@contextmanager
-def _limited_to(count: int, threads: int) -> Iterator[None]:
-    try:
-        numba.set_num_threads(count)
-        torch.set_num_threads(count)
-        with threadpoolctl.threadpool_limits(count):
-            yield
-    finally:
-        numba.set_num_threads(threads)
-        torch.set_num_threads(threads)
