@@ -57,7 +57,7 @@ def draw(table: pd.DataFrame, reference: dict[str, pd.DataFrame]) -> Figure:
     for axes, (matrix, title) in zip(panels, FAMILIES, strict=True):
         _draw_factorizations(axes, table, matrix, title)
     panels[0].set_ylabel("backward error, Frobenius norm")
-    panels[-1].legend(fontsize=7, loc="center", bbox_to_anchor=(0.5, 0.33))
+    panels[-1].legend(fontsize=6, loc="center", bbox_to_anchor=(0.5, 0.25))
     return figure
 
 
