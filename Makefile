@@ -22,7 +22,7 @@ reproduce: .venv/ready ## run every experiment at SCALE (default smoke), judge e
 	@if grep -l '"error": {' results/$(SCALE)/*/*.json; then echo "These cases failed; run again to retry them." >&2; exit 1; fi
 
 test: .venv/ready ## run the tests
-	pytest
+	pytest -n $(CORES) --dist worksteal
 
 figures: .venv/ready ## redraw every figure from the records that exist, or from the committed ones; no experiment
 	@for script in figures/*.py; do kinji figure "$$(basename "$$script" .py)" --scale $(SCALE); done

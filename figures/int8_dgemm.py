@@ -142,7 +142,7 @@ def _draw_published(axes: Axes, published: pd.DataFrame, column: str, label: str
 def _draw_factorizations(axes: Axes, table: pd.DataFrame, matrix: str, title: str) -> None:
     rows = table[table["quantity"] == "factorization"]
     axes.set(xscale="log", yscale="log", xlabel="condition number", title=title)
-    if matrix not in set(rows["matrix"]):
+    if matrix not in set(rows.get("matrix", ())):
         axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center")
         return
     errors = factorization_errors(table).xs(matrix, level="matrix").droplevel("n")

@@ -15,7 +15,7 @@ from kinji.records import fingerprint, read_record
 
 # The commands of this environment, whatever the PATH of whoever runs the tests.
 ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-TINY = {"n": 64, "slices": [3, 8], "phi": [0.5], "repetitions": 1}
+TINY = {"n": 64, "slices": [3, 8], "moduli": [8, 14], "phi": [0.5], "repetitions": 1}
 
 
 def configure(cases):
@@ -48,7 +48,7 @@ def test_a_failed_case_costs_neither_the_report_nor_the_others(repository):
     snakemake("--report", "report.zip")
     with zipfile.ZipFile("report.zip") as bundle:
         pages = b"".join(bundle.read(name) for name in bundle.namelist())
-    assert b"Error against the number of slices" in pages and b"Claims" in pages, "captions and categories are there"
+    assert b"error against slices and moduli" in pages and b"Claims" in pages, "captions and categories are there"
 
     assert planned() == set(), "a second run has nothing to do"
     subprocess.run(["kinji", "forget-failures"], env=ENVIRONMENT, check=True)

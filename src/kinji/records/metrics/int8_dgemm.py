@@ -150,13 +150,17 @@ def schemes_compared(table: pd.DataFrame) -> Estimate | None:
 
 def int8_breaks_down(table: pd.DataFrame) -> Estimate | None:
     """Return the largest condition of a matrix whose Cholesky factorization survives plain INT8 updates."""
-    rows = _factorizations(table)
+    rows = table[table["quantity"] == "factorization"]
+    if rows.empty:
+        return None
     rows = rows[(rows["method"] == "int8") & (rows["factorization"] == "cholesky") & rows["broke_down"].eq(False)]
     return exact(rows["condition"].max()) if len(rows) else None
 
 
 def emulated_over_native_factors(table: pd.DataFrame) -> Estimate | None:
     """Return the worst backward error with nine slices or fifteen moduli over native's; infinite if one breaks down."""
+    if not table["quantity"].eq("factorization").any():
+        return None
     by_method = factorization_errors(table)
     wanted = [("native", 0), ("scheme_one", DGEMM_SLICES), ("scheme_two", DGEMM_MODULI)]
     if not set(wanted) <= set(by_method):
@@ -212,7 +216,7 @@ def products_of(method: pd.Series, count: pd.Series) -> pd.Series:
 
 def factorization_errors(table: pd.DataFrame) -> pd.DataFrame:
     """Return the backward error of each matrix (rows) by product and count (columns), NaN if it broke down."""
-    rows = _factorizations(table)
+    rows = table[table["quantity"] == "factorization"]
     return rows.pivot(index=["n", "matrix", "target_condition"], columns=["method", "count"], values="backward_error")
 
 
@@ -254,7 +258,3 @@ def _time_at_largest(table: pd.DataFrame, method: str, count: int) -> Estimate |
 
 def _median(rows: pd.DataFrame) -> Estimate | None:
     return median_estimate(rows["ratio"].to_list()) if len(rows) else None
-
-
-def _factorizations(table: pd.DataFrame) -> pd.DataFrame:
-    return table[table["quantity"] == "factorization"]

@@ -16,7 +16,8 @@ from kinji.records.metrics.int8_dgemm import (
 
 def summarize(table: pd.DataFrame) -> pd.DataFrame:
     """Return one row for each n and phi: errors in units of 2^-53, counts for DGEMM's accuracy, time over DGEMM's."""
-    one, two = errors_by_count(table, "scheme_one"), errors_by_count(table, "scheme_two")
+    one = errors_by_count(table, "scheme_one").reindex(columns=[DGEMM_SLICES])
+    two = errors_by_count(table, "scheme_two").reindex(columns=[DGEMM_MODULI])
     columns = {
         "DGEMM error (u)": native_errors(table).round(2),
         f"error at {DGEMM_SLICES} slices (u)": one[DGEMM_SLICES].round(2),
