@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numba import config, njit, prange
 
-from kinji.gemm.moduli import LOW_BITS, Moduli
+from kinji.gemm.moduli import LOW_BITS, Moduli, moduli
 from kinji.gemm.scales import ENERGY_BITS, RowScales
 
 Integer: TypeAlias = int | np.int64
@@ -303,11 +303,17 @@ def reconstruct(
     L = len(constants.moduli_L)
     c_MN = torch.empty(products_PMN.shape[1:], dtype=torch.float64)
     products_LBMN = products_PMN.view(L, -1, *c_MN.shape).numpy()
-    moduli_L = np.pad(constants.moduli_L, (0, -L % GROUP), constant_values=1)
-    weights_3L = np.pad(constants.weights_3L, ((0, 0), (0, -L % GROUP)))
-    known = (moduli_L, 1 / moduli_L, weights_3L, constants.product_3, constants.inverse_product)
+    known = (*_in_groups(L), constants.product_3, constants.inverse_product)
     _reconstruct_loop(products_LBMN, *known, exponent_M.numpy(), exponent_N.numpy(), c_MN.numpy())
     return c_MN
+
+
+@cache
+def _in_groups(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return moduli, their inverses and weights, with moduli of no weight to fill the last group."""
+    constants, spare = moduli(count), -count % GROUP
+    moduli_L = np.pad(constants.moduli_L, (0, spare), constant_values=1)
+    return moduli_L, 1 / moduli_L, np.pad(constants.weights_3L, ((0, 0), (0, spare)))
 
 
 @njit(parallel=True, cache=True)
