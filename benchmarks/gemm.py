@@ -2,7 +2,8 @@
 
 ``python benchmarks/gemm.py [--json FILE] [--device cpu] [--sizes 256 2048] [--threads 1 2] [--moduli 14 15]``
 
-All sides run interleaved. R is the rate of one INT8 product over native DGEMM's (NumPy's BLAS), both of this run.
+All sides run interleaved. R is the rate of one INT8 product over native DGEMM's, both of this run; native is NumPy's
+OpenBLAS with the fastest of its kernels for this processor (it does not always choose that one itself).
 `over count` is a scheme's time over that of its INT8 products alone, N / R or S(S+1) / (2 R) of native time; `inside`
 is the part of its time spent in them.
 
@@ -14,7 +15,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
+import platform
 import statistics
 import subprocess
 import sys
@@ -38,6 +41,16 @@ CUBLAS_EMULATION = {
     "CUBLAS_FIXEDPOINT_EMULATION_MANTISSA_BIT_COUNT": "55",
 }
 EMULATED = "DGEMM, cuBLAS's emulation"
+OPENBLAS_KERNELS = {"x86_64": ("Haswell", "Zen", "SkylakeX"), "aarch64": ("ARMV8", "NEOVERSEN1", "NEOVERSEV1")}
+ONE_DGEMM = """
+import numpy, time
+a = numpy.random.default_rng(0).standard_normal((1024, 1024))
+a @ a
+start = time.perf_counter()
+for _ in range(5):
+    a @ a
+print(time.perf_counter() - start)
+"""
 
 
 def operands(n: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -86,6 +99,21 @@ def seconds_of(call: Call, calls: int, device: torch.device) -> float:
         call()
     synchronize(device)
     return (time.perf_counter() - start) / calls
+
+
+def restart_with_fastest_openblas() -> None:
+    """Start this benchmark again with the kernel that OpenBLAS, which reads its name when loaded, is to use."""
+    seconds = {kernel: openblas_seconds(kernel) for kernel in OPENBLAS_KERNELS.get(platform.machine(), ())}
+    chosen = {"OPENBLAS_CORETYPE": min(seconds, key=lambda kernel: seconds[kernel])} if seconds else {}
+    command = [sys.executable, *sys.argv, "--openblas-as-it-is"]
+    os.execve(sys.executable, command, {**os.environ, **chosen})
+
+
+def openblas_seconds(kernel: str) -> float:
+    """Return the seconds of a few products by this kernel; infinite if the processor cannot run it."""
+    environment = {**os.environ, "OPENBLAS_CORETYPE": kernel, "OPENBLAS_NUM_THREADS": "1"}
+    run = subprocess.run([sys.executable, "-c", ONE_DGEMM], env=environment, capture_output=True, text=True)
+    return float(run.stdout) if run.returncode == 0 else math.inf
 
 
 def emulated_by_cublas(n: int, repetitions: int) -> list[float]:
@@ -164,11 +192,14 @@ def main() -> None:
     parser.add_argument("--moduli", type=int, nargs="+", default=[13, 14, 15])
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--openblas-as-it-is", action="store_true", help="do not look for OpenBLAS's fastest kernel")
     parser.add_argument("--emulated", type=int, metavar="N", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.emulated:
         time_emulated(options.emulated, options.repetitions)
         return
+    if not options.openblas_as_it_is:
+        restart_with_fastest_openblas()
     rows: list[dict] = []
     device = torch.device(options.device)
     for n in options.sizes:
