@@ -1,26 +1,30 @@
 """Shared nested bases of an H2 matrix, with pre-computed fill-ins.
 
-Each box has one basis for its whole block row. It spans the far field and, for the ULV factorization, also
-the fill-ins that the elimination of its neighbours will cause: Ma, Deshmukh, Yokota, "Scalable linear time
-dense direct solver for 3-D problems without trailing sub-matrix dependencies", SC22 (arXiv:2208.10907). The
-fill-in rows are the ones of the later variant (arXiv:2502.02395), ``K_jj^-1 K_ji`` for every neighbour j;
-both sets of rows enter through one random sketch.
+Each box has one basis for its whole block row. It spans the far field and, for the ULV factorization, also the
+fill-ins that the elimination of its neighbours will cause; all rows enter through one random sketch.
 
-Dimension letters: B boxes of a level, P near pairs, M places of a box, R rank, S far samples, Z sketch
-columns.
+- "2023": ``K_jj^-1 K_ji`` for every neighbour j (arXiv:2502.02395), which is what the elimination multiplies with;
+- "sc22": ``G = sum K_ij K_ji`` over the neighbours, scaled to the norm of the far field: Ma, Deshmukh, Yokota,
+  "Scalable linear time dense direct solver for 3-D problems without trailing sub-matrix dependencies"
+  (arXiv:2208.10907);
+- "none": the far field only, which the same rank represents better: for an operator that is only multiplied with.
+
+Dimension letters: B boxes of a level, P near pairs, M places of a box, R rank, C = M - R complement, S far samples, Z
+sketch columns.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from numpy.linalg import LinAlgError
 from torch import Tensor
 
-from kinji.hmatrix.admissibility import Pairs
 from kinji.hmatrix.cluster_tree import ClusterTree
-from kinji.hmatrix.kernels import Kernel, batches
+from kinji.hmatrix.executor import Executor
+from kinji.hmatrix.kernels import Kernel
+
+FillIns = Literal["none", "sc22", "2023"]
 
 OVERSAMPLING = 16
 """Sketch columns beyond the rank; Halko, Martinsson, Tropp, SIAM Review 53 (2011), sec. 4.2, ask for 5 to 10."""
@@ -28,148 +32,125 @@ OVERSAMPLING = 16
 
 @dataclass(frozen=True)
 class BasisLevel:
-    """Basis of one level by row interpolation.
+    """Basis of one level by row interpolation: in the order of the box, the rows from R on are T times the first R.
 
     Attributes
     ----------
     places : Tensor
         Points a box works on (its own at the leaves, its children's skeletons above), shape ``(B, M)``.
-    skeleton : Tensor
-        The ``R`` of them that represent the others, shape ``(B, R)``.
+    order : Tensor
+        Places in the order skeleton, complement, shape ``(B, M)``.
     interpolation : Tensor
-        Rows of the block row from the skeleton's rows, shape ``(B, M, R)``; a skeleton row is a row of the
-        identity.
+        ``T``, shape ``(B, C, R)``.
     """
 
     places: Tensor
-    skeleton: Tensor
+    order: Tensor
     interpolation: Tensor
 
     @property
     def rank(self) -> int:
         """Rank of the level, R."""
-        return self.skeleton.shape[1]
+        return self.interpolation.shape[2]
+
+    @property
+    def skeleton(self) -> Tensor:
+        """The points that represent the others, shape ``(B, R)``."""
+        return self.places.gather(1, self.order[:, : self.rank])
+
+    def ordered(self, xBMK: Tensor) -> tuple[Tensor, Tensor]:
+        """Split rows into those of the skeleton ``(B, R, K)`` and of the complement ``(B, C, K)``."""
+        rows = xBMK.gather(1, self.order[:, :, None].expand_as(xBMK))
+        return rows[:, : self.rank], rows[:, self.rank :]
+
+    def placed(self, skeletonBRK: Tensor, complementBCK: Tensor) -> Tensor:
+        """Bring rows back to the order of the places, ``(B, M, K)``: the inverse of `ordered`."""
+        rows = torch.cat([skeletonBRK, complementBCK], dim=1)
+        return torch.empty_like(rows).scatter_(1, self.order[:, :, None].expand_as(rows), rows)
 
 
-def near_blocks(kernel: Kernel, tree: ClusterTree, places: Tensor, near: Pairs) -> Tensor:
+def near_blocks(on: Executor, kernel: Kernel, tree: ClusterTree, places: Tensor, near: Tensor, like: Tensor) -> Tensor:
     """Evaluate the near blocks of one level.
 
     Parameters
     ----------
+    on : Executor
+        Batched routines.
     kernel : Kernel
         Entry evaluator.
     tree : ClusterTree
         The points.
     places : Tensor
         Rows of ``tree.points`` per box, shape ``(B, M)``.
-    near : ndarray
-        Near pairs, shape ``(P, 2)``.
+    near : Tensor
+        Near pairs, those of a box with itself first, shape ``(P, 2)``.
+    like : Tensor
+        Gives the precision.
 
     Returns
     -------
     Tensor
         Blocks, shape ``(P, M, M)``.
     """
-    xBM3 = tree.points[places]
-    pairs = torch.from_numpy(near).to(places.device)
-    size = places.shape[1]
-    blocks = xBM3.new_empty(len(near), size, size)
-    for batch in batches(len(near), 8 * size * size, places.device):
-        i, j = pairs[batch].T
-        blocks[batch] = kernel(xBM3[i], xBM3[j])
-    blocks[: len(places)].diagonal(dim1=1, dim2=2).fill_(kernel.diagonal)
+    boxes, size = places.shape
+    blocks = like.new_empty(len(near), size, size)
+    on.kernel_blocks(kernel, tree.points, places[near[:, 0]], places[near[:, 1]], blocks)
+    blocks[:boxes].diagonal(dim1=1, dim2=2).fill_(kernel.diagonal)
     return blocks
 
 
-def build_level(
-    kernel: Kernel,
-    tree: ClusterTree,
-    places: Tensor,
-    near: Pairs,
-    far_sample: Tensor,
-    *,
-    level: int,
-    rank: int,
-    tolerance: float,
-    fill_in_blocks: Tensor | None,
-    generator: torch.Generator,
-) -> BasisLevel:
-    """Choose the skeletons of one level.
+def sketch_fill_ins(
+    on: Executor, blocks: Tensor, near: Tensor, farBMZ: Tensor, variant: FillIns, random: Tensor
+) -> None:
+    """Add a sketch of the fill-ins to that of the far field, in place.
 
     Parameters
     ----------
-    kernel, tree, places, near
-        As in `near_blocks`.
-    far_sample : Tensor
-        Points that stand for the far field of each box, shape ``(B, S)``.
-    level : int
-        Number of the level, for messages.
-    rank : int
-        Largest rank.
-    tolerance : float
-        Singular values of a box's sketch below ``tolerance`` times its largest are dropped; the box that
-        needs most sets the rank of the level.
-    fill_in_blocks : Tensor or None
-        Near blocks of the level, shape ``(P, M, M)``, to span the fill-ins too; None spans the far field
-        only.
-    generator : torch.Generator
-        Source of the sketching matrices.
-
-    Returns
-    -------
-    BasisLevel
-        The basis.
+    on : Executor
+        Batched routines.
+    blocks : Tensor
+        Near blocks of the level, shape ``(P, M, M)``.
+    near : Tensor
+        Near pairs, those of a box with itself first, shape ``(P, 2)``.
+    farBMZ : Tensor
+        Sketch of the far field, shape ``(B, M, Z)``.
+    variant : {"none", "sc22", "2023"}
+        Which rows.
+    random : Tensor
+        Normally distributed numbers of every box, shape ``(B, M, Z)``.
 
     Raises
     ------
     numpy.linalg.LinAlgError
-        If a diagonal block is not positive definite.
+        If a diagonal block is not positive definite ("2023").
     """
-    boxes, size = places.shape
-    columns = min(rank, size) + OVERSAMPLING
-    sketch = _sketch_far_field(kernel, tree.points, places, far_sample, columns, generator)
-    if fill_in_blocks is not None:
-        sketch += _sketch_fill_ins(fill_in_blocks, near, boxes, columns, level, generator)
-    left, singular_values, _ = torch.linalg.svd(sketch, full_matrices=False)
-    needed = (singular_values > tolerance * singular_values[:, :1]).sum(dim=1).max()
-    kept = max(1, min(int(needed), rank, size))
-    return _interpolate(places, left[:, :, :kept])
+    boxes = len(farBMZ)
+    if variant == "2023":
+        factors = on.factorize(blocks[:boxes].clone(), "cholesky")
+        check_factors(factors.info, "fill-ins of a level")
+        farBMZ += on.multiply_pairs(blocks, near, on.solve(factors, random), boxes)
+    elif variant == "sc22":
+        gram = _sketch_gram(on, blocks, near, random)
+        length, gram_length = (x.square().sum(dim=(1, 2), keepdim=True).sqrt() for x in (farBMZ, gram))
+        farBMZ += gram * torch.where(gram_length > 0, length / gram_length, 0.0)
 
 
-def _sketch_far_field(
-    kernel: Kernel, points: Tensor, places: Tensor, farBS: Tensor, columns: int, generator: torch.Generator
-) -> Tensor:
-    boxes, size = places.shape
-    randomSZ = _gaussian_matrix((farBS.shape[1], columns), generator, points)
-    sketch = points.new_empty(boxes, size, columns)
-    for batch in batches(boxes, 8 * size * farBS.shape[1], places.device):
-        sketch[batch] = kernel(points[places[batch]], points[farBS[batch]]) @ randomSZ
-    return sketch
+def _sketch_gram(on: Executor, blocks: Tensor, near: Tensor, random: Tensor) -> Tensor:
+    """Return ``sum_j A_ij A_ji random_i`` over the neighbours j of each box."""
+    gram = torch.zeros_like(random)
+    coupled = blocks[len(random) :]
+    i, j = near[len(random) :].T
+    gram.index_add_(0, i, on.multiply(coupled, on.multiply(coupled, random, right=i, transpose_a=True)))
+    return gram.index_add_(0, j, on.multiply(coupled, on.multiply(coupled, random, right=j), transpose_a=True))
 
 
-def _sketch_fill_ins(
-    blocks: Tensor, near: Pairs, boxes: int, columns: int, level: int, generator: torch.Generator
-) -> Tensor:
-    factors, info = torch.linalg.cholesky_ex(blocks[:boxes])
-    check_positive_definite(info, f"level {level}")
-    random = _gaussian_matrix((boxes, blocks.shape[1], columns), generator, blocks)
-    weighted = torch.cholesky_solve(random, factors)
-    sketch = torch.zeros_like(random)
-    coupled, couplings = torch.from_numpy(near[boxes:]).to(blocks.device), blocks[boxes:]
-    for batch in batches(len(coupled), blocks[0].nbytes, blocks.device):
-        i, j = coupled[batch].T
-        sketch.index_add_(0, i, couplings[batch] @ weighted[j])
-        sketch.index_add_(0, j, couplings[batch].mT @ weighted[i])
-    return sketch
-
-
-def check_positive_definite(info: Tensor, where: str) -> None:
-    """Turn the status of a batched Cholesky factorization into an error.
+def check_factors(info: Tensor, where: str) -> None:
+    """Turn the status of a batched factorization into an error.
 
     Parameters
     ----------
     info : Tensor
-        Order of the first leading minor that is not positive, per box; 0 where there is none.
+        First pivot that failed, from 1, per box; 0 where there is none.
     where : str
         Which boxes these are, for the message.
 
@@ -185,29 +166,3 @@ def check_positive_definite(info: Tensor, where: str) -> None:
             f"{where}, box {box}: the diagonal block is not positive definite (pivot {int(info[box])}, "
             f"{failed.numel()} boxes in all): raise the diagonal of the kernel, the rank or the leaf size"
         )
-
-
-def _gaussian_matrix(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
-    return torch.randn(shape, generator=generator, dtype=like.dtype).to(like.device)
-
-
-def _interpolate(places: Tensor, basis: Tensor) -> BasisLevel:
-    with _one_thread():
-        permutation, lower, _ = torch.linalg.lu(basis)
-    rank = basis.shape[2]
-    order = permutation.argmax(dim=1)
-    rows = torch.linalg.solve_triangular(lower[:, :rank], lower, upper=False, left=False, unitriangular=True)
-    interpolation = torch.empty_like(rows)
-    interpolation.scatter_(1, order[:, :, None].expand_as(rows), rows)
-    return BasisLevel(places, places.gather(1, order[:, :rank]), interpolation)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    # On several CPU threads the batched LU of torch 2.15.0 returns invalid pivots for tall matrices.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

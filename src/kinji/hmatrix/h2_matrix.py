@@ -1,6 +1,7 @@
 """H2 matrix of a kernel: dense near blocks at the leaves, far blocks in shared nested bases at every level.
 
-Dimension letters: B boxes of a level, P pairs, M places of a box, R rank, N points, K right-hand sides.
+Dimension letters: B boxes of a level, P pairs, M places of a box, R rank, C = M - R complement, N points, K right-hand
+sides.
 """
 
 from dataclasses import dataclass
@@ -8,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kinji.hmatrix.admissibility import LevelPairs, Pairs, find_pairs, sample_far_fields
-from kinji.hmatrix.basis import BasisLevel, build_level, near_blocks
+from kinji.hmatrix.admissibility import LevelPairs, find_pairs, sample_far_fields
+from kinji.hmatrix.basis import OVERSAMPLING, BasisLevel, FillIns, near_blocks, sketch_fill_ins
 from kinji.hmatrix.cluster_tree import ClusterTree, build_tree
+from kinji.hmatrix.executor import Executor, executor
 from kinji.hmatrix.kernels import Kernel
 
 
@@ -27,13 +29,25 @@ class NearField:
     pairs : list of LevelPairs
         Block structure, root first.
     blocks : Tensor
-        Near blocks of the leaf level, in the order of ``pairs[-1].near``, shape ``(P, M, M)``.
+        Near blocks of the leaf level, in the order of ``pairs[-1].near``, shape ``(P, M, M)``; float64 or float32,
+        which is the precision of all that is computed from them.
+    on : Executor
+        Batched routines.
     """
 
     kernel: Kernel
     tree: ClusterTree
     pairs: list[LevelPairs]
     blocks: Tensor
+    on: Executor
+
+    def near(self, level: int) -> Tensor:
+        """Near pairs of a level, those of a box with itself first, shape ``(P, 2)``."""
+        return torch.from_numpy(self.pairs[level].near).to(self.blocks.device)
+
+    def far(self, level: int) -> Tensor:
+        """Far pairs of a level, shape ``(P, 2)``."""
+        return torch.from_numpy(self.pairs[level].far).to(self.blocks.device)
 
 
 @dataclass(frozen=True)
@@ -45,7 +59,7 @@ class H2Matrix:
     field : NearField
         Tree, block structure and dense leaf blocks.
     levels : dict of int to BasisLevel
-        Bases of the levels that have a far field, or a coarser level that has one.
+        Bases of the levels that have a far field, or a coarser level that has one; leaves first.
     couplings : dict of int to Tensor
         Per such level: kernel between the skeletons of the far pairs, shape ``(P, R, R)``.
     """
@@ -56,16 +70,13 @@ class H2Matrix:
 
     def matvec(self, xNK: Tensor) -> Tensor:
         """Multiply with vectors ``(N, K)`` in O(N): up the tree, across the far pairs, down the tree."""
-        leaf_x = self.field.tree.scatter(xNK)
-        upward = _ascend(self.levels, leaf_x)
-        downward = {
-            level: _multiply_pairs(self.couplings[level], self.field.pairs[level].far, upward[level])
-            for level in self.levels
-        }
-        product = _multiply_pairs(self.field.blocks, self.field.pairs[-1].near, leaf_x)
+        field, on = self.field, self.field.on
+        leaf_x = field.tree.scatter(xNK.to(field.blocks.dtype))
+        upward = self._ascend(leaf_x)
+        product = on.multiply_pairs(field.blocks, field.near(-1), leaf_x, 0)
         if self.levels:
-            product += _descend(self.levels, downward)
-        return self.field.tree.gather(product)
+            product += self._descend(upward)
+        return field.tree.gather(product).to(xNK.dtype)
 
     @property
     def nbytes(self) -> int:
@@ -73,8 +84,32 @@ class H2Matrix:
         far = (level.interpolation.nbytes for level in self.levels.values())
         return self.field.blocks.nbytes + sum(far) + sum(block.nbytes for block in self.couplings.values())
 
+    def _ascend(self, xBMK: Tensor) -> dict[int, Tensor]:
+        upward = {}
+        for level, basis in self.levels.items():
+            skeleton, complement = basis.ordered(xBMK)
+            upward[level] = skeleton + self.field.on.multiply(basis.interpolation, complement, transpose_a=True)
+            xBMK = upward[level].reshape(len(skeleton) // 2, -1, xBMK.shape[2])
+        return upward
 
-def build_near_field(kernel: Kernel, points: Tensor, *, theta: float = 2.0, leaf_size: int = 256) -> NearField:
+    def _descend(self, upward: dict[int, Tensor]) -> Tensor:
+        on, inherited = self.field.on, torch.zeros((), dtype=self.field.blocks.dtype, device=self.field.blocks.device)
+        for level in sorted(self.levels):
+            basis = self.levels[level]
+            skeleton = on.multiply_pairs(self.couplings[level], self.field.far(level), upward[level], 0) + inherited
+            yBMK = basis.placed(skeleton, on.multiply(basis.interpolation, skeleton))
+            inherited = yBMK.reshape(2 * len(yBMK), -1, yBMK.shape[2])
+        return yBMK
+
+
+def build_near_field(
+    kernel: Kernel,
+    points: Tensor,
+    *,
+    theta: float = 2.0,
+    leaf_size: int = 256,
+    dtype: torch.dtype = torch.float64,
+) -> NearField:
     """Build the tree and the block structure, and evaluate the dense leaf blocks.
 
     Parameters
@@ -87,6 +122,8 @@ def build_near_field(kernel: Kernel, points: Tensor, *, theta: float = 2.0, leaf
         Admissibility constant (`admissibility.find_pairs`).
     leaf_size : int
         Least number of points of a leaf.
+    dtype : torch.dtype
+        float64 or float32: the precision of all that is computed from this; entries are evaluated in float64.
 
     Returns
     -------
@@ -98,9 +135,13 @@ def build_near_field(kernel: Kernel, points: Tensor, *, theta: float = 2.0, leaf
     TypeError, ValueError
         If the points or a parameter are unusable.
     """
-    tree = build_tree(points, leaf_size=leaf_size)
+    if dtype not in (torch.float64, torch.float32):
+        raise TypeError(f"dtype = {dtype}: choose torch.float64 or torch.float32")
+    tree, on = build_tree(points, leaf_size=leaf_size), executor(points.device)
     pairs = find_pairs(tree, theta=theta)
-    return NearField(kernel, tree, pairs, near_blocks(kernel, tree, tree.members, pairs[-1].near))
+    near = torch.from_numpy(pairs[-1].near).to(points.device)
+    like = torch.empty(0, dtype=dtype, device=points.device)
+    return NearField(kernel, tree, pairs, near_blocks(on, kernel, tree, tree.members, near, like), on)
 
 
 def compress(
@@ -109,7 +150,7 @@ def compress(
     rank: int = 100,
     tolerance: float = 1e-10,
     samples: int = 2000,
-    fill_ins: bool = True,
+    fill_ins: FillIns = "2023",
     seed: int = 0,
 ) -> H2Matrix:
     """Choose nested bases, leaves first, and evaluate the couplings.
@@ -121,12 +162,11 @@ def compress(
     rank : int
         Largest rank of any level.
     tolerance : float
-        Relative size of the singular values that are dropped.
+        Relative size of the pivots that are dropped.
     samples : int
         Far-field samples per box.
-    fill_ins : bool
-        Span the fill-ins of the ULV factorization too. Without them the same rank represents the far field
-        better, which is what an operator that is only multiplied with wants.
+    fill_ins : {"none", "sc22", "2023"}
+        What the bases span beside the far field (`basis`).
     seed : int
         Seed of the sketches.
 
@@ -140,58 +180,48 @@ def compress(
     ValueError
         If the rank or the number of samples is below 1.
     numpy.linalg.LinAlgError
-        If a diagonal block is not positive definite while fill-ins are asked for.
+        If a diagonal block is not positive definite while its inverse is asked for.
     """
     if rank < 1 or samples < 1:
         raise ValueError(f"rank = {rank}, samples = {samples}: both must be at least 1")
-    kernel, tree, pairs = field.kernel, field.tree, field.pairs
+    if fill_ins not in ("none", "sc22", "2023"):
+        raise ValueError(f"unknown fill-ins {fill_ins!r}: choose none, sc22 or 2023")
     generator = torch.Generator().manual_seed(seed)
     levels: dict[int, BasisLevel] = {}
     couplings: dict[int, Tensor] = {}
-    far_samples = sample_far_fields(tree, pairs, samples=samples)
-    places, blocks = tree.members, field.blocks
+    places = field.tree.members
+    far_samples = sample_far_fields(field.tree, field.pairs, samples=samples)
     for level in sorted(far_samples, reverse=True):
-        near, far = pairs[level].near, pairs[level].far
-        if fill_ins and level < tree.depth:
-            blocks = near_blocks(kernel, tree, places, near)
-        levels[level] = build_level(
-            kernel,
-            tree,
-            places,
-            near,
-            far_samples[level],
-            level=level,
-            rank=rank,
-            tolerance=tolerance,
-            fill_in_blocks=blocks if fill_ins else None,
-            generator=generator,
-        )
-        skeletons = tree.points[levels[level].skeleton]
-        couplings[level] = kernel(skeletons[far[:, 0]], skeletons[far[:, 1]])
-        places = levels[level].skeleton.reshape(len(places) // 2, -1)
+        columns = min(rank, places.shape[1]) + OVERSAMPLING
+        sketch = _sketch_level(field, level, places, far_samples[level], columns, fill_ins, generator)
+        order, interpolation = field.on.interpolate(sketch, columns - OVERSAMPLING, tolerance)
+        levels[level] = BasisLevel(places, order, interpolation)
+        skeleton, (i, j) = levels[level].skeleton, field.far(level).T
+        couplings[level] = sketch.new_empty(len(i), skeleton.shape[1], skeleton.shape[1])
+        field.on.kernel_blocks(field.kernel, field.tree.points, skeleton[i], skeleton[j], couplings[level])
+        places = skeleton.reshape(len(skeleton) // 2, -1)
     return H2Matrix(field, levels, couplings)
 
 
-def _ascend(levels: dict[int, BasisLevel], leaf_x: Tensor) -> dict[int, Tensor]:
-    upward, xBMK = {}, leaf_x
-    for level, basis in levels.items():
-        upward[level] = basis.interpolation.mT @ xBMK
-        xBMK = upward[level].reshape(len(upward[level]) // 2, -1, leaf_x.shape[2])
-    return upward
+def _sketch_level(
+    field: NearField,
+    level: int,
+    places: Tensor,
+    far_sample: Tensor,
+    columns: int,
+    fill_ins: FillIns,
+    generator: torch.Generator,
+) -> Tensor:
+    """Return random combinations of the rows that the bases are to span, shape ``(B, M, Z)``."""
+    on, kernel, tree, near = field.on, field.kernel, field.tree, field.near(level)
+    random = _gaussian_matrix((far_sample.shape[1], columns), generator, field.blocks)
+    sketch = on.sketch(kernel, tree.points, places, far_sample, random)
+    if fill_ins != "none":
+        leaves = level == tree.depth
+        blocks = field.blocks if leaves else near_blocks(on, kernel, tree, places, near, field.blocks)
+        sketch_fill_ins(on, blocks, near, sketch, fill_ins, _gaussian_matrix(sketch.shape, generator, sketch))
+    return sketch
 
 
-def _descend(levels: dict[int, BasisLevel], downward: dict[int, Tensor]) -> Tensor:
-    inherited = torch.zeros(())
-    for level in sorted(levels):
-        skeleton_y = downward[level] + inherited
-        yBMK = levels[level].interpolation @ skeleton_y
-        if level + 1 in levels:
-            inherited = yBMK.reshape(2 * len(yBMK), -1, yBMK.shape[2])
-    return yBMK
-
-
-def _multiply_pairs(blocks: Tensor, pairs: Pairs, xBMK: Tensor) -> Tensor:
-    i, j = torch.from_numpy(pairs).to(blocks.device).T
-    own = int((i == j).sum())
-    product = torch.zeros_like(xBMK).index_add_(0, i, blocks @ xBMK[j])
-    return product.index_add_(0, j[own:], blocks[own:].mT @ xBMK[i[own:]])
+def _gaussian_matrix(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
+    return torch.randn(shape, generator=generator, dtype=like.dtype).to(like.device)

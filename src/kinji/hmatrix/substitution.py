@@ -1,13 +1,12 @@
-"""Solution with the factors of an H2 matrix: the sequential block sweep, and one in which all boxes are
-independent.
+"""Solution with the factors of an H2 matrix: the sequential block sweep, and one in which all boxes are independent.
 
-Within a level the complements couple by ``E_ij``, small and strictly lower triangular in the order of the
-boxes. The sequential sweep of SC22 (arXiv:2208.10907) inverts ``I + E`` box after box; the parallel
-substitution of arXiv:2502.02395 replaces the inverse by ``I - E``, which is as accurate as the factorization
-itself, where second-order terms are dropped.
+Within a level the complements couple by ``C_i^T A_ij C_j``, small beside the ``D_i = C_i^T A_ii C_i``. The sequential
+sweep of SC22 (arXiv:2208.10907) inverts ``I + D^-1 L``, L the couplings with i > j, box after box; the parallel
+substitution of arXiv:2502.02395 replaces the inverse by ``I - D^-1 L``, which is as accurate as the factorization
+itself, where second-order terms are dropped. "diagonal" leaves L away, too: half the memory to read, for iterations.
 
-Dimension letters: B boxes of a level, P pairs, M places of a box, R rank, C = M - R complement, N points, K
-right-hand sides.
+Dimension letters: B boxes of a level, P pairs, M places of a box, R rank, C = M - R complement, N points, K right-hand
+sides.
 """
 
 from typing import Literal, Protocol
@@ -15,13 +14,14 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from kinji.hmatrix.executor import Executor, Part
 from kinji.hmatrix.h2_ulv import FactorLevel, H2Factor
 
-Substitution = Literal["parallel", "sequential"]
+Substitution = Literal["parallel", "sequential", "diagonal"]
 
 
 class _Invert(Protocol):
-    def __call__(self, level: FactorLevel, cBCK: Tensor, *, transposed: bool) -> Tensor: ...
+    def __call__(self, on: Executor, level: FactorLevel, cBCK: Tensor, *, transposed: bool) -> Tensor: ...
 
 
 def solve(factor: H2Factor, bNK: Tensor, *, substitution: Substitution = "parallel") -> Tensor:
@@ -32,9 +32,9 @@ def solve(factor: H2Factor, bNK: Tensor, *, substitution: Substitution = "parall
     factor : H2Factor
         The factors.
     bNK : Tensor
-        Right-hand sides, shape ``(N, K)``, float64.
-    substitution : {"parallel", "sequential"}
-        All boxes of a level at once, or one after the other.
+        Right-hand sides, shape ``(N, K)``; converted to the precision of the factors and back.
+    substitution : {"parallel", "sequential", "diagonal"}
+        All boxes of a level at once, one after the other, or at once and uncoupled.
 
     Returns
     -------
@@ -47,56 +47,90 @@ def solve(factor: H2Factor, bNK: Tensor, *, substitution: Substitution = "parall
     ValueError
         If the right-hand side has the wrong shape or the substitution is unknown.
     """
-    tree = factor.matrix.field.tree
+    tree, on = factor.matrix.field.tree, factor.matrix.field.on
     if bNK.ndim != 2 or len(bNK) != tree.size:
         raise ValueError(f"right-hand side has shape {tuple(bNK.shape)}: expected ({tree.size}, number of sides)")
-    if substitution not in ("parallel", "sequential"):
-        raise ValueError(f"unknown substitution {substitution!r}: choose parallel or sequential")
-    invert = _invert_parallel if substitution == "parallel" else _invert_sequential
+    if substitution not in _INVERSES:
+        raise ValueError(f"unknown substitution {substitution!r}: choose one of {', '.join(_INVERSES)}")
+    invert = _INVERSES[substitution]
     complements = []
-    xBMK = tree.scatter(bNK)
+    xBMK = tree.scatter(bNK.to(factor.root.triangles.dtype))
     for level in factor.levels:
-        skeleton, complement = _forward(level, xBMK, invert)
+        skeleton, complement = _forward(on, level, xBMK, invert)
         complements.append(complement)
         xBMK = skeleton.reshape(len(skeleton) // 2, -1, bNK.shape[1])
-    xBMK = torch.cholesky_solve(xBMK.flatten(0, 1), factor.root).reshape(xBMK.shape)
+    xBMK = on.solve(factor.root, xBMK.reshape(1, -1, bNK.shape[1])).reshape(xBMK.shape)
     for level, complement in zip(reversed(factor.levels), reversed(complements), strict=True):
-        xBMK = _backward(level, xBMK.reshape(len(complement), level.rank, -1), complement, invert)
-    return tree.gather(xBMK)
+        xBMK = _backward(on, level, xBMK.reshape(len(complement), level.basis.rank, -1), complement, invert)
+    return tree.gather(xBMK).to(bNK.dtype)
 
 
-def _forward(level: FactorLevel, xBMK: Tensor, invert: _Invert) -> tuple[Tensor, Tensor]:
-    rank, boxes, (i, j) = level.rank, len(xBMK), level.pairs.T
-    rotated = level.transform.mT @ xBMK
-    complement = invert(level, rotated[:, rank:], transposed=False)
-    skeleton = rotated[:, :rank].index_add(0, i, level.blocks[:, :rank, rank:] @ complement[j], alpha=-1)
-    skeleton.index_add_(0, j[boxes:], level.blocks[boxes:, rank:, :rank].mT @ complement[i[boxes:]], alpha=-1)
-    return skeleton, complement
+def _forward(on: Executor, level: FactorLevel, xBMK: Tensor, invert: _Invert) -> tuple[Tensor, Tensor]:
+    """Eliminate the complements from the right-hand side; return what is left to the skeletons, and the complements."""
+    complement = invert(on, level, on.solve(level.complements, _restrict(on, level, xBMK)), transposed=False)
+    xBMK = xBMK - _couple(on, level, _prolong(on, level, complement))
+    skeleton, _ = level.basis.ordered(xBMK)
+    return skeleton - on.multiply(level.lift, _restrict(on, level, xBMK), transpose_a=True), complement
 
 
-def _backward(level: FactorLevel, skeleton: Tensor, complement: Tensor, invert: _Invert) -> Tensor:
-    rank, boxes, (i, j) = level.rank, len(skeleton), level.pairs.T
-    complement = complement.index_add(0, j, level.blocks[:, :rank, rank:].mT @ skeleton[i], alpha=-1)
-    complement.index_add_(0, i[boxes:], level.blocks[boxes:, rank:, :rank] @ skeleton[j[boxes:]], alpha=-1)
-    return level.transform @ torch.cat([skeleton, invert(level, complement, transposed=True)], dim=1)
+def _backward(on: Executor, level: FactorLevel, skeletonBRK: Tensor, complement: Tensor, invert: _Invert) -> Tensor:
+    """Return the solution on the places of the boxes from that on their skeletons."""
+    xBMK = _prolong(on, level, -on.multiply(level.lift, skeletonBRK), skeletonBRK)
+    coupled = _restrict(on, level, _couple(on, level, xBMK))
+    complement = complement - on.solve(level.complements, coupled)
+    return xBMK + _prolong(on, level, invert(on, level, complement, transposed=True))
 
 
-def _invert_parallel(level: FactorLevel, cBCK: Tensor, *, transposed: bool) -> Tensor:
-    rank, (i, j) = level.rank, level.pairs[len(cBCK) :].T
-    coupling = level.blocks[len(cBCK) :, rank:, rank:]
-    if transposed:
-        return cBCK.index_add(0, j, coupling.mT @ cBCK[i], alpha=-1)
-    return cBCK.index_add(0, i, coupling @ cBCK[j], alpha=-1)
+def _restrict(on: Executor, level: FactorLevel, xBMK: Tensor) -> Tensor:
+    """Return ``C^T x``, shape ``(B, C, K)``."""
+    skeleton, complement = level.basis.ordered(xBMK)
+    return complement - on.multiply(level.basis.interpolation, skeleton)
 
 
-def _invert_sequential(level: FactorLevel, cBCK: Tensor, *, transposed: bool) -> Tensor:
-    rank, boxes, (i, j) = level.rank, len(cBCK), level.pairs.T
-    result = cBCK.clone()
-    for box in reversed(range(boxes)) if transposed else range(boxes):
-        later = ((j == box) & (i > box)).nonzero().flatten()
-        coupling = level.blocks[later, rank:, rank:]
-        if transposed:
-            result[box] -= (coupling.mT @ result[i[later]]).sum(dim=0)
-        else:
-            result[i[later]] -= coupling @ result[box]
+def _prolong(on: Executor, level: FactorLevel, cBCK: Tensor, skeletonBRK: Tensor | float = 0.0) -> Tensor:
+    """Return ``C c + E s``, shape ``(B, M, K)``."""
+    interpolated = on.multiply(level.basis.interpolation, cBCK, transpose_a=True)
+    return level.basis.placed(skeletonBRK - interpolated, cBCK)
+
+
+def _couple(on: Executor, level: FactorLevel, zBMK: Tensor) -> Tensor:
+    """Return the product with the near blocks between distinct boxes, and their own where lifts do not cancel it."""
+    return on.multiply_pairs(level.blocks, level.near, zBMK, len(zBMK) if level.decoupled else 0)
+
+
+def _invert_diagonal(on: Executor, level: FactorLevel, cBCK: Tensor, *, transposed: bool) -> Tensor:
+    return cBCK
+
+
+def _invert_parallel(on: Executor, level: FactorLevel, cBCK: Tensor, *, transposed: bool) -> Tensor:
+    part: Part = "upper" if transposed else "lower"
+    zBMK = _prolong(on, level, cBCK)
+    coupled = on.multiply_pairs(level.blocks, level.near, zBMK, len(zBMK), part)
+    return cBCK - on.solve(level.complements, _restrict(on, level, coupled))
+
+
+def _invert_sequential(on: Executor, level: FactorLevel, cBCK: Tensor, *, transposed: bool) -> Tensor:
+    result, zBMK = torch.empty_like(cBCK), cBCK.new_zeros(*level.basis.order.shape, cBCK.shape[2])
+    own, other = level.near[len(cBCK) :].flip(1).T if transposed else level.near[len(cBCK) :].T
+    coupling = level.blocks[len(cBCK) :].mT if transposed else level.blocks[len(cBCK) :]
+    for box in reversed(range(len(cBCK))) if transposed else range(len(cBCK)):
+        one, at, before = _one_box(level, box), slice(box, box + 1), (own == box).nonzero().flatten()
+        coupled = (coupling[before] @ zBMK[other[before]]).sum(dim=0, keepdim=True)
+        result[at] = cBCK[at] - on.solve(one.complements, _restrict(on, one, coupled))
+        zBMK[at] = _prolong(on, one, result[at])
     return result
+
+
+def _one_box(level: FactorLevel, box: int) -> FactorLevel:
+    at = slice(box, box + 1)
+    basis = type(level.basis)(level.basis.places[at], level.basis.order[at], level.basis.interpolation[at])
+    triangles, pivots, info = level.complements
+    complements = type(level.complements)(triangles[at], None if pivots is None else pivots[at], info[at])
+    return FactorLevel(basis, complements, level.lift[at], level.decoupled, level.blocks[:0], level.near[:0])
+
+
+_INVERSES: dict[str, _Invert] = {
+    "parallel": _invert_parallel,
+    "sequential": _invert_sequential,
+    "diagonal": _invert_diagonal,
+}

@@ -32,10 +32,9 @@ def tile_cholesky_graph(width: int) -> TaskGraph:
 def h2_ulv_graph(factor: H2Factor) -> TaskGraph:
     """Graph of an H2-ULV factorization.
 
-    A level has three stages, in each of which all tasks are independent: eliminate the boxes, transform the
-    near pairs, form the Schur complements of the boxes. The root is one task.
+    A level has two stages, in each of which all tasks are independent: eliminate the boxes, then carry the near pairs
+    of distinct boxes to the next level. The root is one task.
     """
-    stages = [
-        size for level in factor.levels for size in (len(level.transform), len(level.pairs), len(level.transform))
-    ]
-    return TaskGraph(sum(stages) + 1, len(stages) + 1, max(stages, default=1))
+    boxes = [len(level.lift) for level in factor.levels]
+    pairs = [len(level.near) - len(level.lift) for level in factor.levels]
+    return TaskGraph(sum(boxes) + sum(pairs) + 1, 2 * len(boxes) + 1, max(boxes + pairs, default=1))
