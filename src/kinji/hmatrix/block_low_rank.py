@@ -1,18 +1,18 @@
 """Tile low-rank Cholesky factorization, the algorithm of LORAPO.
 
-Right-looking tile Cholesky on dense tiles near the diagonal and low-rank tiles ``U V^T`` elsewhere, each
-compressed to a fixed accuracy under a largest rank, and recompressed by QR and SVD after each update: Cao et
-al., "Extreme-scale task-based Cholesky factorization toward climate and weather prediction applications",
+Dense tiles near the diagonal and low-rank tiles ``U V^T`` elsewhere, each of a fixed accuracy under a largest rank:
+Cao et al., "Extreme-scale task-based Cholesky factorization toward climate and weather prediction applications",
 PASC20 (doi:10.1145/3394277.3401846).
 
-Ranks differ from tile to tile, so a tile is a task, as there; tasks run one after the other on BLAS calls of
-their own.
+LORAPO recompresses a tile after each of its updates. Here the updates of a tile are left as the products they are
+until its column is next, applied to random vectors together, and recompressed once, which takes about a quarter of
+the operations, most of them in matrix products: Boukaram, Turkiyyah and Keyes, "H2OPUS-TLR", arXiv:2108.11932. Tasks
+and their order are the same; they run one after the other on BLAS calls of their own.
 
-Dimension letters: N points, T tiles in a row, M points of a tile, R rank, S sketch columns, K right-hand
-sides.
+Dimension letters: N points, T tiles in a row, M points of a tile, R rank, S samples, K right-hand sides.
 """
 
-import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -20,46 +20,14 @@ from numpy.linalg import LinAlgError
 from torch import Tensor
 
 from kinji.hmatrix.cluster_tree import ClusterTree, build_tree
+from kinji.hmatrix.executor import executor
 from kinji.hmatrix.kernels import Kernel
+from kinji.hmatrix.tile_compression import OVERSAMPLING, Accuracy, LowRankTile, compress
+from kinji.hmatrix.tile_kernels import FlopCount, cholesky, gram, multiply, solve_lower, solve_upper
 
-FIRST_SKETCH = 64
-OVERSAMPLING = 10
-
-
-@dataclass
-class FlopCount:
-    """Floating-point operations by the textbook counts (Golub and Van Loan, 4th ed., secs. 4.2, 5.2 and 8.6)."""
-
-    total: float = 0.0
-
-    def product(self, *sizes: int) -> None:
-        """Count ``(m, k) @ (k, n)``, given m, n and k in any order."""
-        self.total += 2.0 * math.prod(sizes)
-
-    def cholesky(self, n: int) -> None:
-        """Count a Cholesky factorization."""
-        self.total += n**3 / 3.0
-
-    def triangular_solve(self, n: int, sides: int) -> None:
-        """Count a triangular solve."""
-        self.total += float(n) * n * sides
-
-    def qr(self, m: int, n: int) -> None:
-        """Count a thin QR factorization with explicit Q."""
-        self.total += 4.0 * m * n * n - 4.0 * n**3 / 3.0
-
-    def svd(self, n: int) -> None:
-        """Count an SVD of a square matrix with both sets of vectors."""
-        self.total += 21.0 * n**3
-
-
-@dataclass(frozen=True)
-class LowRankTile:
-    """``left @ right.T`` with orthonormal columns in ``left``; both have shape ``(M, R)``."""
-
-    left: Tensor
-    right: Tensor
-
+FIRST_SAMPLES = 32
+SPARE_SAMPLES = 6
+DIAGONAL_BLOCK = 256
 
 Tile = Tensor | LowRankTile
 
@@ -74,18 +42,18 @@ class BlockLowRankMatrix:
         Its leaves are the tiles.
     tiles : dict
         ``(i, j)``, i >= j, to a dense tile ``(M, M)`` or a low-rank tile.
-    tolerance : float
-        Singular values below ``tolerance`` times the largest of the tile are dropped.
-    max_rank : int
-        Cap of all ranks.
+    accuracy : Accuracy
+        Of each low-rank tile.
+    sketch : Tensor
+        Random rows of all compressions, ``(S, M)``: they need only be independent of the matrix.
     flops : FlopCount
         Work spent on this object so far.
     """
 
     tree: ClusterTree
     tiles: dict[tuple[int, int], Tile]
-    tolerance: float
-    max_rank: int
+    accuracy: Accuracy
+    sketch: Tensor
     flops: FlopCount = field(default_factory=FlopCount)
 
     @property
@@ -134,7 +102,7 @@ def compress_tiles(
     band : int
         Tiles with ``|i - j| < band`` stay dense; at least 1.
     seed : int
-        Seed of the range finder.
+        Seed of the random vectors that tiles are compressed by.
 
     Returns
     -------
@@ -151,57 +119,36 @@ def compress_tiles(
             f"tolerance = {tolerance}, max_rank = {max_rank}, band = {band}: at least 0, 1 and 1 are needed"
         )
     tree = build_tree(points, leaf_size=tile_size)
-    matrix = BlockLowRankMatrix(tree, {}, tolerance, max_rank)
-    generator = torch.Generator().manual_seed(seed)
-    xTM3 = tree.points[tree.members]
+    size = tree.members.shape[1]
+    rows = min(size, max_rank + 2 * OVERSAMPLING)
+    sketch = torch.randn(rows, size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    matrix = BlockLowRankMatrix(tree, {}, Accuracy(tolerance, max_rank), sketch.to(points.device))
     for j in range(matrix.width):
-        matrix.tiles[j, j] = kernel.self_block(xTM3[j])
+        matrix.tiles[j, j] = _evaluate(kernel, tree, j, j)
         for i in range(j + 1, matrix.width):
-            dense = kernel(xTM3[i], xTM3[j])
-            matrix.tiles[i, j] = dense if i - j < band else _compress(matrix, dense, generator)
+            dense = _evaluate(kernel, tree, i, j)
+            matrix.tiles[i, j] = dense if i - j < band else _compress_dense(matrix, dense)
     return matrix
 
 
-def _compress(matrix: BlockLowRankMatrix, dense: Tensor, generator: torch.Generator) -> LowRankTile:
-    """Compress by the randomized range finder, doubling the basis until it holds more than the wanted rank."""
-    size = len(dense)
-    basis, projected = dense[:, :0], dense[:, :0]
-    while True:
-        columns = min(max(FIRST_SKETCH, basis.shape[1]), size - basis.shape[1])
-        sketch = dense @ torch.randn(size, columns, generator=generator, dtype=dense.dtype).to(dense.device)
-        # one QR of old and new columns: where the sketch nearly lies in the basis, projecting first leaves only noise
-        new = torch.linalg.qr(torch.cat([basis, sketch], dim=1))[0][:, basis.shape[1] :]
-        matrix.flops.qr(size, basis.shape[1] + columns)
-        basis, projected = torch.cat([basis, new], dim=1), torch.cat([projected, dense.mT @ new], dim=1)
-        matrix.flops.product(size, columns, 2 * size)
-        tile = _truncate(matrix, basis, projected)
-        rank = tile.left.shape[1]
-        if basis.shape[1] == size or rank == matrix.max_rank or rank + OVERSAMPLING <= basis.shape[1]:
-            return tile
+def _evaluate(kernel: Kernel, tree: ClusterTree, i: int, j: int) -> Tensor:
+    """Evaluate a tile whole, as LORAPO does: what random vectors make of it misses nothing, however local."""
+    rows, columns = tree.members[i, None], tree.members[j, None]
+    tile = tree.points.new_empty(1, rows.shape[1], columns.shape[1])
+    executor(tree.points.device).kernel_blocks(kernel, tree.points, rows, columns, tile)
+    if i == j:
+        tile[0].fill_diagonal_(kernel.diagonal)
+    return tile[0]
 
 
-def _orthogonalize_against(matrix: BlockLowRankMatrix, basis: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return ``Q, C, R`` of ``columns = basis @ C + Q @ R`` with orthonormal ``[basis, Q]``."""
-    overlap = basis.mT @ columns
-    rest = columns - basis @ overlap
-    correction = basis.mT @ rest  # the second pass counts where the columns nearly lie in the basis
-    new, triangular = torch.linalg.qr(rest - basis @ correction)
-    matrix.flops.product(*columns.shape, 4 * basis.shape[1])
-    matrix.flops.qr(*columns.shape)
-    return new, overlap + correction, triangular
+def _compress_dense(matrix: BlockLowRankMatrix, dense: Tensor) -> LowRankTile:
+    def times(rowsSM: Tensor) -> Tensor:
+        return multiply(rowsSM, dense, matrix.flops)
 
+    def times_transpose(rowsSM: Tensor) -> Tensor:
+        return multiply(rowsSM, dense.mT, matrix.flops)
 
-def _truncate(matrix: BlockLowRankMatrix, left: Tensor, right: Tensor) -> LowRankTile:
-    """Drop the small singular values of ``left @ right.T``, where the columns of ``left`` are orthonormal."""
-    size, columns = right.shape
-    basis, triangular = torch.linalg.qr(right)
-    outer, singular_values, inner = torch.linalg.svd(triangular)
-    matrix.flops.qr(size, columns)
-    matrix.flops.svd(columns)
-    needed = int((singular_values > matrix.tolerance * singular_values[0]).sum())
-    rank = max(1, min(needed, matrix.max_rank))
-    matrix.flops.product(size, rank, 2 * columns)
-    return LowRankTile(left @ inner[:rank].mT, basis @ (outer[:, :rank] * singular_values[:rank]))
+    return compress(times_transpose, times, matrix.sketch, FIRST_SAMPLES, matrix.accuracy, matrix.flops)
 
 
 def factorize_tiles(matrix: BlockLowRankMatrix) -> None:
@@ -217,21 +164,102 @@ def factorize_tiles(matrix: BlockLowRankMatrix) -> None:
     numpy.linalg.LinAlgError
         If a diagonal tile is not positive definite when its turn comes.
     """
-    for k in range(matrix.width):
-        _factorize_diagonal(matrix, k)
-        for i in range(k + 1, matrix.width):
-            _solve_panel(matrix, i, k)
-        for j in range(k + 1, matrix.width):
-            for i in range(j, matrix.width):
-                _update(matrix, i, j, k)
+    updates = PendingUpdates(matrix)
+    for j in range(matrix.width):
+        for i in range(j, matrix.width):
+            _subtract_updates(matrix, updates, i, j)
+        _factorize_diagonal(matrix, j)
+        for i in range(j + 1, matrix.width):
+            _solve_panel(matrix, i, j)
+        updates.append(j)
+
+
+class PendingUpdates:
+    """Updates ``sum_k L_ik L_jk^T = sum_k U_ik (V_ik^T V_jk) U_jk^T`` of tiles whose turn has not come.
+
+    Kept are, per tile row i, the ``U_ik^T`` of all columns k so far, one below the other, and their ranks; and per
+    column k, the cores ``V_ik^T V_jk`` of all i, j > k. A dense tile counts as ``U = L``, ``V = 1``.
+    """
+
+    def __init__(self, matrix: BlockLowRankMatrix) -> None:
+        self._matrix = matrix
+        empty = matrix.sketch[:0]
+        self._lefts = [empty] * matrix.width
+        self._ranks: list[list[int]] = [[] for _ in range(matrix.width)]
+        self._cores: list[Tensor] = []
+
+    def append(self, k: int) -> None:
+        """Take up the tiles of column k of the factor."""
+        rights = []
+        for i in range(k + 1, self._matrix.width):
+            leftRM, rightRM = _factors(self._matrix.tiles[i, k])
+            self._lefts[i] = torch.cat([self._lefts[i], leftRM])
+            self._ranks[i].append(len(leftRM))
+            rights.append(rightRM)
+        self._lefts[k] = self._lefts[k][:0]
+        stacked = torch.cat([self._matrix.sketch[:0], *rights])
+        self._cores.append(gram(stacked, self._matrix.flops))
+
+    def times(self, rowsSM: Tensor, i: int, j: int) -> Tensor:
+        """Return ``rows @ sum_k L_ik L_jk^T``."""
+        flops = self._matrix.flops
+        parts = multiply(rowsSM, self._lefts[i].mT, flops).split(self._ranks[i], dim=1)
+        middle = [multiply(part, core, flops) for part, core in zip(parts, self._between(i, j), strict=True)]
+        return multiply(torch.cat(middle, dim=1), self._lefts[j], flops)
+
+    def subtract_from(self, dense: Tensor, i: int, j: int) -> None:
+        """Subtract ``sum_k L_ik L_jk^T`` from a tile, from its lower triangle if i = j."""
+        flops = self._matrix.flops
+        parts = self._lefts[i].split(self._ranks[i])
+        middle = torch.cat([multiply(c.mT, p, flops) for p, c in zip(parts, self._between(i, j), strict=True)])
+        for start in range(0, len(dense), DIAGONAL_BLOCK):
+            rows = slice(start, start + DIAGONAL_BLOCK)
+            columns = slice(0, start + DIAGONAL_BLOCK if i == j else None)
+            dense[rows, columns] -= multiply(middle[:, rows].mT, self._lefts[j][:, columns], flops)
+
+    def _between(self, i: int, j: int) -> Iterator[Tensor]:
+        """Yield ``V_ik^T V_jk`` for each column k so far."""
+        for k, core in enumerate(self._cores):
+            yield core[self._places(i, k), self._places(j, k)]
+
+    def _places(self, i: int, k: int) -> slice:
+        start = sum(self._ranks[above][k] for above in range(k + 1, i))
+        return slice(start, start + self._ranks[i][k])
+
+
+def _factors(tile: Tile) -> tuple[Tensor, Tensor]:
+    """Return the rows ``U^T, V^T`` of a tile ``U V^T``."""
+    if isinstance(tile, LowRankTile):
+        return tile.left.mT, tile.right.mT
+    return tile.mT, torch.eye(len(tile), dtype=tile.dtype, device=tile.device)
+
+
+def _subtract_updates(matrix: BlockLowRankMatrix, updates: PendingUpdates, i: int, j: int) -> None:
+    tile = matrix.tiles[i, j]
+    if j == 0:
+        return
+    if not isinstance(tile, LowRankTile):
+        updates.subtract_from(tile, i, j)
+        return
+    left, right = tile.left, tile.right
+
+    def times(rowsSM: Tensor) -> Tensor:
+        own = multiply(multiply(rowsSM, left, matrix.flops), right.mT, matrix.flops)
+        return own - updates.times(rowsSM, i, j)
+
+    def times_transpose(rowsSM: Tensor) -> Tensor:
+        own = multiply(multiply(rowsSM, right, matrix.flops), left.mT, matrix.flops)
+        return own - updates.times(rowsSM, j, i)
+
+    samples = left.shape[1] + OVERSAMPLING + SPARE_SAMPLES
+    matrix.tiles[i, j] = compress(times_transpose, times, matrix.sketch, samples, matrix.accuracy, matrix.flops)
 
 
 def _factorize_diagonal(matrix: BlockLowRankMatrix, k: int) -> None:
-    factor, info = torch.linalg.cholesky_ex(_dense(matrix, k))
-    matrix.flops.cholesky(len(factor))
-    if int(info):
+    factor, failed = cholesky(_dense(matrix, k), matrix.flops)
+    if failed:
         raise LinAlgError(
-            f"tile ({k}, {k}) is not positive definite (pivot {int(info)}): "
+            f"tile ({k}, {k}) is not positive definite (pivot {failed}): "
             "lower the tolerance, raise the maximum rank or the diagonal of the kernel"
         )
     matrix.tiles[k, k] = factor
@@ -245,45 +273,10 @@ def _dense(matrix: BlockLowRankMatrix, k: int) -> Tensor:
 
 def _solve_panel(matrix: BlockLowRankMatrix, i: int, k: int) -> None:
     tile, factor = matrix.tiles[i, k], _dense(matrix, k)
-    rows = tile.right if isinstance(tile, LowRankTile) else tile.mT
-    solved = torch.linalg.solve_triangular(factor, rows, upper=False)
-    matrix.flops.triangular_solve(*rows.shape)
-    matrix.tiles[i, k] = LowRankTile(tile.left, solved) if isinstance(tile, LowRankTile) else solved.mT
-
-
-def _update(matrix: BlockLowRankMatrix, i: int, j: int, k: int) -> None:
-    left, right = _multiply(matrix, matrix.tiles[i, k], matrix.tiles[j, k])
-    tile = matrix.tiles[i, j]
     if isinstance(tile, LowRankTile):
-        matrix.tiles[i, j] = _recompress(matrix, tile, left, -right)
+        matrix.tiles[i, k] = LowRankTile(tile.left, solve_lower(factor, tile.right.mT, matrix.flops).mT)
     else:
-        tile.addmm_(left, right.mT, alpha=-1.0)
-        matrix.flops.product(len(left), len(right), left.shape[1])
-
-
-def _multiply(matrix: BlockLowRankMatrix, a: Tile, b: Tile) -> tuple[Tensor, Tensor]:
-    """Return the factors ``X, Y`` of ``a @ b.T = X @ Y.T``."""
-    if isinstance(a, LowRankTile) and isinstance(b, LowRankTile):
-        core = a.right.mT @ b.right
-        matrix.flops.product(*core.shape, len(a.right))
-        matrix.flops.product(len(b.left), *core.shape)
-        return a.left, b.left @ core.mT
-    if isinstance(a, LowRankTile):
-        assert isinstance(b, Tensor)
-        matrix.flops.product(*b.shape, a.right.shape[1])
-        return a.left, b @ a.right
-    if isinstance(b, LowRankTile):
-        matrix.flops.product(*a.shape, b.right.shape[1])
-        return a @ b.right, b.left
-    return a, b
-
-
-def _recompress(matrix: BlockLowRankMatrix, tile: LowRankTile, left: Tensor, right: Tensor) -> LowRankTile:
-    """Add ``left @ right.T`` to a tile, orthogonalizing ``left`` against its basis, and truncate by QR and SVD."""
-    basis, overlap, triangular = _orthogonalize_against(matrix, tile.left, left)
-    rows = torch.cat([tile.right + right @ overlap.mT, right @ triangular.mT], dim=1)
-    matrix.flops.product(*rows.shape, left.shape[1])
-    return _truncate(matrix, torch.cat([tile.left, basis], dim=1), rows)
+        matrix.tiles[i, k] = solve_lower(factor, tile, matrix.flops)
 
 
 def solve_tiles(matrix: BlockLowRankMatrix, bNK: Tensor) -> Tensor:
@@ -310,20 +303,16 @@ def solve_tiles(matrix: BlockLowRankMatrix, bNK: Tensor) -> Tensor:
         raise ValueError(
             f"right-hand side has shape {tuple(bNK.shape)}: expected ({matrix.tree.size}, number of sides)"
         )
-    xTMK = matrix.tree.scatter(bNK)
+    flops = FlopCount()
+    xTKM = matrix.tree.scatter(bNK).mT.contiguous()
     for k in range(matrix.width):
-        xTMK[k] = torch.linalg.solve_triangular(_dense(matrix, k), xTMK[k], upper=False)
+        xTKM[k] = solve_lower(_dense(matrix, k), xTKM[k], flops)
         for i in range(k + 1, matrix.width):
-            xTMK[i] -= _apply(matrix.tiles[i, k], xTMK[k], transposed=False)
+            leftRM, rightRM = _factors(matrix.tiles[i, k])
+            xTKM[i] -= multiply(multiply(xTKM[k], rightRM.mT, flops), leftRM, flops)
     for k in reversed(range(matrix.width)):
         for i in range(k + 1, matrix.width):
-            xTMK[k] -= _apply(matrix.tiles[i, k], xTMK[i], transposed=True)
-        xTMK[k] = torch.linalg.solve_triangular(_dense(matrix, k).mT, xTMK[k], upper=True)
-    return matrix.tree.gather(xTMK)
-
-
-def _apply(tile: Tile, x: Tensor, *, transposed: bool) -> Tensor:
-    if isinstance(tile, Tensor):
-        return (tile.mT if transposed else tile) @ x
-    into, out = (tile.left, tile.right) if transposed else (tile.right, tile.left)
-    return out @ (into.mT @ x)
+            leftRM, rightRM = _factors(matrix.tiles[i, k])
+            xTKM[k] -= multiply(multiply(xTKM[i], leftRM.mT, flops), rightRM, flops)
+        xTKM[k] = solve_upper(_dense(matrix, k), xTKM[k], flops)
+    return matrix.tree.gather(xTKM.mT)
