@@ -36,7 +36,7 @@ def test_far_pairs_satisfy_the_criterion_and_near_pairs_do_not():
         for kind, expected in ((pairs.far, True), (pairs.near[1 << level :], False)):
             for i, j in kind:
                 gap = np.square(tree.centres[level][i] - tree.centres[level][j]).sum()
-                radii = tree.squared_radii[level][i] + tree.squared_radii[level][j]
+                radii = np.square(tree.half_widths[level][[i, j]]).sum()
                 assert (gap > 2.0 * radii) == expected
                 assert i > j
 

@@ -28,7 +28,7 @@ def test_boxes_are_bounding_boxes_of_consecutive_leaves():
             own = points[rows[rows < 300]].numpy()
             np.testing.assert_array_equal(tree.centres[level][box], (own.min(0) + own.max(0)) / 2)
             half = (own.max(0) - own.min(0)) / 2
-            np.testing.assert_allclose(tree.squared_radii[level][box], half @ half, rtol=1e-15)
+            np.testing.assert_allclose(tree.half_widths[level][box], half, rtol=1e-15)
 
 
 def test_boxes_are_halved_across_their_longest_axis():

@@ -16,6 +16,9 @@ from kinji.hmatrix.cluster_tree import ClusterTree
 
 Pairs = NDArray[np.int64]
 
+CANDIDATES = 4
+"""Points to choose a sample from, over its size."""
+
 
 @dataclass(frozen=True)
 class LevelPairs:
@@ -53,7 +56,8 @@ def find_pairs(tree: ClusterTree, *, theta: float) -> list[LevelPairs]:
         raise ValueError(f"theta = {theta}: the admissibility constant must not be negative")
     root = np.zeros((1, 2), dtype=np.int64)
     levels = [LevelPairs(near=root, far=root[:0])]
-    for centres, squared_radii in zip(tree.centres[1:], tree.squared_radii[1:], strict=True):
+    for centres, half_widths in zip(tree.centres[1:], tree.half_widths[1:], strict=True):
+        squared_radii = np.square(half_widths).sum(axis=1)
         i, j = _children(levels[-1].near).T
         squared_distance = np.square(centres[i] - centres[j]).sum(axis=1)
         far = (i != j) & (squared_distance > theta * (squared_radii[i] + squared_radii[j]))
@@ -77,9 +81,9 @@ def coarsest_far_level(levels: list[LevelPairs]) -> int:
 def sample_far_fields(tree: ClusterTree, pairs: list[LevelPairs], *, samples: int) -> dict[int, Tensor]:
     """Pick points that stand for the far field of each box, the denser the closer they are.
 
-    Half of the sample comes in even strides from the boxes that become far at the level itself, half from the
-    sample of the parent box: every coarser, more distant ring gets half the points of the one before. A far field
-    that fits is taken whole.
+    Candidates are points, in even strides, of the boxes that become far at the level itself, and the sample of the
+    parent box. In the order of their distance d from the box, sample number t is about candidate ``t + c t^2``: the
+    closest are all taken, since far boxes may touch and the kernel is least smooth there.
 
     Parameters
     ----------
@@ -97,20 +101,40 @@ def sample_far_fields(tree: ClusterTree, pairs: list[LevelPairs], *, samples: in
         `ClusterTree.nowhere` fills up.
     """
     top = coarsest_far_level(pairs)
-    inherited = torch.empty(1 << top, 0, dtype=torch.int64, device=tree.members.device)
+    field = torch.empty(1 << top, 0, dtype=torch.int64, device=tree.members.device)
     fields = {}
     for level in range(top, tree.depth + 1):
-        own = _sample_far_boxes(tree, pairs[level].far, 1 << level, samples - inherited.shape[1])
-        fields[level] = torch.cat([own, inherited], dim=1)
-        stride = 1 if 2 * fields[level].shape[1] <= samples else 2
-        inherited = fields[level][:, ::stride].repeat_interleave(2, dim=0)
+        own = _stride_far_boxes(tree, pairs[level].far, 1 << level, CANDIDATES * samples)
+        fields[level] = field = _pick_closest(tree, level, torch.cat([own, field], dim=1), samples)
+        field = field.repeat_interleave(2, dim=0)
     return fields
 
 
-def _sample_far_boxes(tree: ClusterTree, far: Pairs, boxes: int, samples: int) -> Tensor:
+def _pick_closest(tree: ClusterTree, level: int, rowsBC: Tensor, samples: int) -> Tensor:
+    distanceBC = _distance_from_boxes(tree, level, rowsBC)
+    _, order = distanceBC.sort(dim=1, stable=True)
+    count = (rowsBC != tree.nowhere).sum(dim=1, keepdim=True)
+    rank = torch.arange(min(samples, rowsBC.shape[1]), device=rowsBC.device)
+    spread = (rank / max(1, samples - 1)) ** 2
+    place = rank + ((count - samples).clamp(min=0) * spread).long()
+    return rowsBC.gather(1, order.gather(1, place.clamp(max=rowsBC.shape[1] - 1)))
+
+
+def _distance_from_boxes(tree: ClusterTree, level: int, rowsBC: Tensor) -> Tensor:
+    """Squared distance of points from the bounding boxes, a column at a time."""
+    squared = torch.zeros(rowsBC.shape, dtype=torch.float64, device=rowsBC.device)
+    for axis in range(3):
+        centre, half = (
+            torch.from_numpy(x[level][:, axis, None]).to(rowsBC.device) for x in (tree.centres, tree.half_widths)
+        )
+        squared += ((tree.points[:, axis][rowsBC] - centre).abs() - half).clamp(min=0.0).square()
+    return squared
+
+
+def _stride_far_boxes(tree: ClusterTree, far: Pairs, boxes: int, most: int) -> Tensor:
     width = tree.members.numel() // boxes
     partners, count = _padded_partners(far, boxes)
-    taken = np.minimum(count * width, samples)[:, None]
+    taken = np.minimum(count * width, most)[:, None]
     rank = np.arange(taken.max(initial=0))
     place = (2 * rank + 1) * (count * width)[:, None] // np.maximum(2 * taken, 1)
     place = np.where(rank < taken, place, 0)

@@ -34,15 +34,15 @@ class ClusterTree:
         consecutive leaves.
     centres : list of ndarray
         Per level, root first: centres of the bounding boxes, shape ``(B, 3)``.
-    squared_radii : list of ndarray
-        Per level: squared half diagonals of the bounding boxes, shape ``(B,)``.
+    half_widths : list of ndarray
+        Per level: half edges of the bounding boxes, shape ``(B, 3)``.
     """
 
     points: Tensor
     size: int
     members: Tensor
     centres: list[NDArray[np.float64]]
-    squared_radii: list[NDArray[np.float64]]
+    half_widths: list[NDArray[np.float64]]
 
     @property
     def depth(self) -> int:
@@ -94,11 +94,11 @@ def build_tree(points: Tensor, *, leaf_size: int) -> ClusterTree:
     host = points.cpu().numpy()
     depth = max(0, (len(host) // leaf_size).bit_length() - 1)
     boxN = np.zeros(len(host), dtype=np.int64)
-    centres, squared_radii = [], []
+    centres, half_widths = [], []
     for level in range(depth + 1):
         low, high = _bounds(host, boxN, 1 << level)
         centres.append((low + high) / 2.0)
-        squared_radii.append(np.square((high - low) / 2.0).sum(axis=1))
+        half_widths.append((high - low) / 2.0)
         if level < depth:
             boxN = _bisect(host, boxN, (high - low).argmax(axis=1))
     members = torch.from_numpy(_pad_leaves(boxN, 1 << depth)).to(points.device)
@@ -108,7 +108,7 @@ def build_tree(points: Tensor, *, leaf_size: int) -> ClusterTree:
         size=len(host),
         members=members,
         centres=centres,
-        squared_radii=squared_radii,
+        half_widths=half_widths,
     )
 
 

@@ -20,8 +20,9 @@ from kinji.hmatrix.lapack import cholesky, gemm, lu, one_blas_thread, solve_tria
 
 Profile: TypeAlias = Callable[[float, float], float]
 SAMPLES_AT_ONCE = 256
-PAIRS_AT_ONCE = 128
-SIDES = {"both": 0, "lower": 1, "upper": 2}
+PRODUCT_BYTES = 1 << 21
+BOTH, LOWER_ONLY, UPPER_ONLY = range(3)
+SIDES = {"both": BOTH, "lower": LOWER_ONLY, "upper": UPPER_ONLY}
 
 
 @njit(cache=True)
@@ -94,14 +95,29 @@ def _sketch_loop(
     sketchBMZ: np.ndarray,
     workers: int,
 ) -> None:
-    (B, M), S = rowsBM.shape, len(randomSZ)
+    boxes = len(rowsBM)
     for worker in prange(workers):
-        blockMS = np.empty((M, SAMPLES_AT_ONCE), dtype=randomSZ.dtype)
-        for b in range(worker * B // workers, (worker + 1) * B // workers):
-            for at in range(0, S, SAMPLES_AT_ONCE):
-                end = min(at + SAMPLES_AT_ONCE, S)
-                _evaluate(profile, scale, points, rowsBM[b], columnsBS[b, at:end], blockMS[:, : end - at])
-                gemm(False, False, 1.0, blockMS[:, : end - at], randomSZ[at:end], 1.0, sketchBMZ[b])
+        mine = slice(worker * boxes // workers, (worker + 1) * boxes // workers)
+        _sketch_boxes(profile, scale, points, rowsBM[mine], columnsBS[mine], randomSZ, sketchBMZ[mine])
+
+
+@njit(cache=True)
+def _sketch_boxes(
+    profile: Profile,
+    scale: float,
+    points: np.ndarray,
+    rowsBM: np.ndarray,
+    columnsBS: np.ndarray,
+    randomSZ: np.ndarray,
+    sketchBMZ: np.ndarray,
+) -> None:
+    (B, M), S = rowsBM.shape, len(randomSZ)
+    blockMS = np.empty((M, SAMPLES_AT_ONCE), dtype=randomSZ.dtype)
+    for b in range(B):
+        for at in range(0, S, SAMPLES_AT_ONCE):
+            end = min(at + SAMPLES_AT_ONCE, S)
+            _evaluate(profile, scale, points, rowsBM[b], columnsBS[b, at:end], blockMS[:, : end - at])
+            gemm(False, False, 1.0, blockMS[:, : end - at], randomSZ[at:end], 1.0, sketchBMZ[b])
 
 
 def interpolate(sketchBMZ: Tensor, rank: int, tolerance: float) -> tuple[Tensor, Tensor]:
@@ -173,11 +189,18 @@ def _take_off(factor: float, x: np.ndarray, y: np.ndarray) -> float:
 
 @njit(parallel=True, cache=True)
 def _interpolate_loop(triangleBRM: np.ndarray, interpolationBCR: np.ndarray) -> None:
-    R = interpolationBCR.shape[2]
     for b in prange(len(interpolationBCR)):
-        rowsRC = triangleBRM[b, :R, R:].copy()
-        solve_triangular(False, False, False, triangleBRM[b, :R, :R], rowsRC)
-        interpolationBCR[b] = rowsRC.T
+        _interpolate(triangleBRM[b], interpolationBCR[b])
+
+
+@njit(cache=True)
+def _interpolate(triangleRM: np.ndarray, interpolationCR: np.ndarray) -> None:
+    C, R = interpolationCR.shape
+    for c in range(C):
+        for r in range(R):
+            interpolationCR[c, r] = triangleRM[r, R + c]
+    # T = (R_1^-1 R_2)^T solves T R_1^T = R_2^T
+    solve_triangular(False, False, True, False, triangleRM[:R, :R], interpolationCR)
 
 
 def multiply(
@@ -242,11 +265,11 @@ def _solve_loop(trianglesBCC: np.ndarray, pivotsBC: np.ndarray, xBCK: np.ndarray
     for b in prange(len(xBCK)):
         if len(pivotsBC):  # the factors of the transpose, which is the same matrix
             _exchange_rows(pivotsBC[b], xBCK[b])
-            solve_triangular(False, True, True, trianglesBCC[b], xBCK[b])
-            solve_triangular(True, True, False, trianglesBCC[b], xBCK[b])
+            solve_triangular(True, False, True, True, trianglesBCC[b], xBCK[b])
+            solve_triangular(True, True, True, False, trianglesBCC[b], xBCK[b])
         else:
-            solve_triangular(True, False, False, trianglesBCC[b], xBCK[b])
-            solve_triangular(True, True, False, trianglesBCC[b], xBCK[b])
+            solve_triangular(True, True, False, False, trianglesBCC[b], xBCK[b])
+            solve_triangular(True, True, True, False, trianglesBCC[b], xBCK[b])
 
 
 @njit(cache=True)
@@ -259,52 +282,72 @@ def _exchange_rows(pivotsC: np.ndarray, xCK: np.ndarray) -> None:
 
 def multiply_pairs(blocksPMM: Tensor, pairs: Tensor, xBMK: Tensor, own: int, part: Part = "both") -> Tensor:
     """See `executor.Executor`; the sums are in the order of the pairs, whatever the number of workers."""
-    out = torch.zeros_like(xBMK)
+    out, workers = torch.zeros_like(xBMK), get_num_threads()
+    at_once = max(4 * workers, PRODUCT_BYTES // max(1, xBMK[0].nbytes))
+    products = xBMK.new_empty(at_once, 2, *xBMK.shape[1:])
+    arrays = (x.numpy() for x in (blocksPMM, pairs, xBMK, products, out))
     with one_blas_thread():
-        arrays = (blocksPMM.numpy(), pairs.numpy(), xBMK.numpy(), out.numpy())
-        _multiply_pairs_loop(*arrays, own, SIDES[part], get_num_threads())
+        _multiply_pairs_loop(*arrays, own, SIDES[part], workers)
     return out
 
 
 @njit(parallel=True, cache=True)
 def _multiply_pairs_loop(
-    blocksPMM: np.ndarray, pairs: np.ndarray, xBMK: np.ndarray, out: np.ndarray, own: int, side: int, workers: int
+    blocksPMM: np.ndarray,
+    pairs: np.ndarray,
+    xBMK: np.ndarray,
+    products: np.ndarray,
+    out: np.ndarray,
+    own: int,
+    side: int,
+    workers: int,
 ) -> None:
-    (M, K), P = xBMK.shape[1:], len(pairs)
-    products = np.zeros((PAIRS_AT_ONCE, 2, M, K), dtype=xBMK.dtype)
-    for start in range(own, P, PAIRS_AT_ONCE):
-        count = min(PAIRS_AT_ONCE, P - start)
-        for n in prange(count):
-            i, j = pairs[start + n]
-            _multiply_both(blocksPMM[start + n], xBMK[i], xBMK[j], side, products[n])
+    M, at_once = xBMK.shape[1], len(products)
+    for start in range(own, len(pairs), at_once):
+        batch = pairs[start : start + at_once]
+        for n in prange(len(batch)):
+            _multiply_both(blocksPMM[start + n], xBMK[batch[n, 0]], xBMK[batch[n, 1]], side, products[n])
         for worker in prange(workers):
-            rows = slice(worker * M // workers, (worker + 1) * M // workers)
-            for n in range(count):
-                i, j = pairs[start + n]
-                if side != 2:
-                    out[i, rows] += products[n, 0, rows]
-                if side != 1 and i != j:
-                    out[j, rows] += products[n, 1, rows]
+            _add_products(products, batch, side, worker * M // workers, (worker + 1) * M // workers, out)
 
 
 @njit(cache=True)
 def _multiply_both(blockMM: np.ndarray, xi: np.ndarray, xj: np.ndarray, side: int, products: np.ndarray) -> None:
     if xi.shape[1] == 1:
-        products[1] = 0.0
+        x, y, straight, transposed = xi.ravel(), xj.ravel(), products[0].ravel(), products[1].ravel()
+        transposed[:] = 0
         for m in range(len(blockMM)):
-            products[0, m, 0] = _row_of_both(blockMM[m], xi[m, 0], xj[:, 0], products[1, :, 0])
-    else:
-        if side != 2:
-            gemm(False, False, 1.0, blockMM, xj, 0.0, products[0])
-        if side != 1:
-            gemm(True, False, 1.0, blockMM, xi, 0.0, products[1])
+            straight[m] = _row_of_both(blockMM[m], x[m], y, transposed)
+        return
+    if side != UPPER_ONLY:
+        gemm(False, False, 1.0, blockMM, xj, 0.0, products[0])
+    if side != LOWER_ONLY:
+        gemm(True, False, 1.0, blockMM, xi, 0.0, products[1])
 
 
 @njit(cache=True, fastmath={"reassoc", "contract"})
-def _row_of_both(row: np.ndarray, x: float, xj: np.ndarray, transposed: np.ndarray) -> float:
-    """Return ``row @ xj`` and add ``row x`` to `transposed`: one pass over a matrix for both of its products."""
+def _row_of_both(row: np.ndarray, x: float, y: np.ndarray, transposed: np.ndarray) -> float:
+    """Return ``row @ y`` and add ``row x`` to `transposed`: one pass over a matrix for both of its products."""
     total = row.dtype.type(0)
     for n in range(len(row)):
-        total += row[n] * xj[n]
+        total += row[n] * y[n]
         transposed[n] += row[n] * x
     return total
+
+
+@njit(cache=True)
+def _add_products(products: np.ndarray, pairs: np.ndarray, side: int, first: int, end: int, out: np.ndarray) -> None:
+    """Add rows `first` to `end` of every product to those of its box."""
+    for n in range(len(pairs)):
+        i, j = pairs[n]
+        for m in range(first, end):
+            if side != UPPER_ONLY:
+                _add_row(products[n, 0, m], out[i, m])
+            if side != LOWER_ONLY and i != j:
+                _add_row(products[n, 1, m], out[j, m])
+
+
+@njit(cache=True)
+def _add_row(row: np.ndarray, out: np.ndarray) -> None:
+    for k in range(len(row)):
+        out[k] += row[k]

@@ -81,20 +81,21 @@ def _gemm(trans_a, trans_b, alpha, a, b, beta, c):  # type: ignore[no-untyped-de
     return compiled
 
 
-def solve_triangular(lower, trans, unit, a, b):  # type: ignore[no-untyped-def]
-    """Replace ``b``, shape ``(m, n)``, by ``op(a)^-1 b``; ``a``, ``(m, m)``, is triangular."""
+def solve_triangular(left, lower, trans, unit, a, b):  # type: ignore[no-untyped-def]
+    """Replace ``b``, shape ``(m, n)``, by ``op(a)^-1 b`` or, not `left`, by ``b op(a)^-1``; ``a`` is triangular."""
     raise NotImplementedError("compiled code only")
 
 
 @overload(solve_triangular)
-def _solve_triangular(lower, trans, unit, a, b):  # type: ignore[no-untyped-def]
+def _solve_triangular(left, lower, trans, unit, a, b):  # type: ignore[no-untyped-def]
     external = _EXTERNAL[a.dtype, "trsm"]
 
-    def compiled(lower, trans, unit, a, b):  # type: ignore[no-untyped-def]
+    def compiled(left, lower, trans, unit, a, b):  # type: ignore[no-untyped-def]
         m, n = b.shape
         if m == 0 or n == 0:
             return
-        flags = np.array([RIGHT, UPPER if lower else LOWER, YES if trans else NO, UNIT if unit else NO], dtype=np.uint8)
+        side, triangle = RIGHT if left else LEFT, UPPER if lower else LOWER
+        flags = np.array([side, triangle, YES if trans else NO, UNIT if unit else NO], dtype=np.uint8)
         sizes = np.array([n, m, _width(a), _width(b)], dtype=np.int32)
         one = np.ones(1, dtype=b.dtype)
         at, to = flags.ctypes.data, sizes.ctypes.data
