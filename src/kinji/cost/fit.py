@@ -26,7 +26,6 @@ PRIORS = {
 }
 PRIOR_FACTOR = 3.0
 RELATIVE_ERROR = 0.05
-"""Standard deviation of a measured step about the model."""
 V100_FP32_FLOPS = 15.7e12
 """Limit of inversion; NVIDIA Tesla V100 data sheet."""
 V100_MEMORY_BYTES = 0.8 * 900e9
@@ -65,7 +64,12 @@ class Calibration:
         return predict(counts, plan, gpus, self.fabric, self.rates)
 
 
-def fit(observations: Sequence[Observation], counts: NetworkCounts, fabric: Fabric) -> Calibration:
+def fit(
+    observations: Sequence[Observation],
+    counts: NetworkCounts,
+    fabric: Fabric,
+    relative_error: float = RELATIVE_ERROR,
+) -> Calibration:
     """Fit the rates of a device and the efficiency and latency of its collectives.
 
     Parameters
@@ -76,6 +80,8 @@ def fit(observations: Sequence[Observation], counts: NetworkCounts, fabric: Fabr
         Of that network on one GPU.
     fabric
         Where they were measured, with the bandwidths of its data sheet.
+    relative_error
+        Standard deviation of a measured step about the model.
 
     Raises
     ------
@@ -90,11 +96,12 @@ def fit(observations: Sequence[Observation], counts: NetworkCounts, fabric: Fabr
     def misfits(logarithms: np.ndarray) -> np.ndarray:
         guess = _calibration(logarithms, np.zeros_like(logarithms), fabric)
         modelled = np.log([guess.predict(counts, o.plan, o.gpus).seconds for o in observations])
-        return np.concatenate([(modelled - measured) / RELATIVE_ERROR, (logarithms - priors) / np.log(PRIOR_FACTOR)])
+        return np.concatenate([(modelled - measured) / relative_error, (logarithms - priors) / np.log(PRIOR_FACTOR)])
 
     upper = np.where(np.array(list(PRIORS)) == "efficiency", 0.0, np.inf)  # no link is faster than its data sheet
     found = least_squares(misfits, priors, bounds=(-np.inf, upper), x_scale=0.1)
-    deviations = np.sqrt(np.diag(np.linalg.inv(found.jac.T @ found.jac)))
+    jacobian: np.ndarray = np.asarray(found.jac)
+    deviations = np.sqrt(np.diag(np.linalg.inv(jacobian.T @ jacobian)))
     return _calibration(found.x, deviations, fabric)
 
 

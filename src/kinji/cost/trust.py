@@ -10,8 +10,8 @@ CHECKED_BATCH = 32
 CHECKED_SIZE = 224
 
 RANGE = (
-    f"Checked on published steps of ResNet-50 on ABCI (V100), {CHECKED_BATCH} images of {CHECKED_SIZE} x {CHECKED_SIZE} "
-    f"pixels a GPU, up to {CHECKED_GPUS:,} GPUs; fitted on up to 32 of them. Its rates are those of that machine and code."
+    f"checked on published steps of ResNet-50 on ABCI (V100), {CHECKED_BATCH} images of {CHECKED_SIZE} pixels a GPU, "
+    f"1 to {CHECKED_GPUS:,} GPUs; fitted on up to 32 of them, for that machine and code"
 )
 
 

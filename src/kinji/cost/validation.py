@@ -30,8 +30,8 @@ def published_plans(variants: pd.DataFrame, spngd: pd.DataFrame) -> list[Plan]:
     """
     left = spngd.dropna(subset=["gpus"]).set_index("gpus")["statistics_left_percent"] / 100
     return [
-        Plan(fisher=row.fisher, batch_norm=row.batch_norm, refreshed=float(left[row.gpus]) if row.stale else 1.0)
-        for row in variants.itertuples()
+        Plan(fisher=row["fisher"], batch_norm=row["batch_norm"], refreshed=left[row["gpus"]] if row["stale"] else 1.0)
+        for row in variants.to_dict("records")
     ]
 
 
@@ -66,7 +66,7 @@ def hold_out(variants: pd.DataFrame, spngd: pd.DataFrame, fabric: Fabric | None 
 def _last_seconds(variants: pd.DataFrame) -> list[float]:
     fitted = variants[(variants["gpus"] == LARGEST_FITTED) & ~variants["stale"].astype(bool)]
     last = fitted.set_index(VARIANT[:2])["seconds_per_step"]
-    return [float(last[row.fisher, row.batch_norm]) for row in variants.itertuples()]
+    return [float(last[row["fisher"], row["batch_norm"]]) for row in variants.to_dict("records")]
 
 
 def held_out_errors(predicted: pd.DataFrame) -> pd.DataFrame:
