@@ -16,7 +16,15 @@ from kinji.workflow.rules import (
     flags,
     parameters,
     record_paths,
+    request,
     tunings,
+    uses_gpus,
+)
+from kinji.workflow.site import (
+    check_site,
+    read_site,
+    start_over,
+    wait_for_earlier_jobs,
 )
 
 check_overrides(config)
@@ -38,6 +46,15 @@ include: "workflows/resnet50_table.smk"
 include: "workflows/resnet50_tune.smk"
 include: "workflows/step_breakdown.smk"
 include: "workflows/from_records.smk"
+include: "workflows/check_site.smk"
+
+
+onstart:
+    if SITE:
+        check_site(SITE, uses_gpus(SCALE))
+        if wait_for_earlier_jobs():
+            workflow.persistence.unlock()
+            start_over()
 
 
 rule all:

@@ -1,4 +1,12 @@
-"""What the rules share: the configuration of a scale, the flags of a case, who has the machine to itself."""
+"""What the rules share: the configuration of a scale, the flags of a case, what a case asks for, who has the machine."""
+
+SITE = read_site(workflow.resource_settings.default_resources)
+SLURM_THREADS = 2  # of a timed case, where the configuration leaves it to the machine
+STRICT = "set -euo pipefail\n"  # Snakemake's own, lost with shell.prefix; after `setup`: modules read unset variables
+
+if SITE:
+    preamble = SITE.preamble().replace("{", "{{").replace("}", "}}")
+    shell.prefix(f"{preamble}\n{STRICT}")
 
 
 def setting(name):
@@ -16,4 +24,29 @@ def case_flags(experiment):
 
 # A timed case takes every core there is, so that nothing else of the DAG runs beside it.
 def every_core(wildcards):
-    return load_config(wildcards.scale)["threads"] or workflow.cores or 1
+    machine = SLURM_THREADS if SITE else workflow.cores
+    return load_config(wildcards.scale)["threads"] or machine or 1
+
+
+# What a case asks for: each retry gets the time of the first once more.
+def case_resources(experiment):
+    def asked(wildcards):
+        return request(wildcards.scale, experiment, wildcards.case)
+
+    def on_slurm():
+        return {
+            "slurm_partition": lambda wildcards: SITE.partition(
+                asked(wildcards)["gpus"]
+            ),
+            "gpu_model": lambda wildcards: (
+                SITE.gpu_type if asked(wildcards)["gpus"] else ""
+            ),
+            "nodes": lambda wildcards: SITE.nodes(asked(wildcards)["gpus"]),
+        }
+
+    return {
+        "runtime": lambda wildcards, attempt: attempt
+        * asked(wildcards)["runtime_minutes"],
+        "mem_mb": lambda wildcards: asked(wildcards)["memory_megabytes"],
+        "gpu": lambda wildcards: asked(wildcards)["gpus"],
+    } | (on_slurm() if SITE else {})

@@ -9,9 +9,7 @@ rule measure_h2_scaling:
         "../environment.yml"
     threads: every_core
     resources:
-        runtime=setting("runtime_minutes"),
-        mem_mb=setting("memory_megabytes"),
-        gpu=setting("gpus"),
+        **case_resources("h2_scaling"),
     params:
         flags=case_flags("h2_scaling"),
         parameters=case_parameters("h2_scaling"),

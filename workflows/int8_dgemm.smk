@@ -9,9 +9,7 @@ rule measure_int8_dgemm:
         "../environment.yml"
     threads: every_core
     resources:
-        runtime=setting("runtime_minutes"),
-        mem_mb=setting("memory_megabytes"),
-        gpu=setting("gpus"),
+        **case_resources("int8_dgemm"),
     params:
         flags=case_flags("int8_dgemm"),
         parameters=case_parameters("int8_dgemm"),

@@ -9,9 +9,7 @@ rule measure_resnet50_table:
         "../environment.yml"
     threads: 1
     resources:
-        runtime=setting("runtime_minutes"),
-        mem_mb=setting("memory_megabytes"),
-        gpu=setting("gpus"),
+        **case_resources("resnet50_table"),
     params:
         flags=case_flags("resnet50_table"),
         parameters=case_parameters("resnet50_table"),

@@ -9,9 +9,7 @@ rule measure_resnet50_tune:
         "../environment.yml"
     threads: 1
     resources:
-        runtime=setting("runtime_minutes"),
-        mem_mb=setting("memory_megabytes"),
-        gpu=setting("gpus"),
+        **case_resources("resnet50_tune"),
     params:
         flags=case_flags("resnet50_tune"),
         parameters=case_parameters("resnet50_tune"),

@@ -9,10 +9,7 @@ rule measure_step_breakdown:
         "../environment.yml"
     threads: every_core
     resources:
-        runtime=setting("runtime_minutes"),
-        mem_mb=setting("memory_megabytes"),
-        gpu=lambda w: load_config(w.scale)["gpus"]
-        * parameters(w.scale, "step_breakdown", w.case)["ranks"],
+        **case_resources("step_breakdown"),
     params:
         flags=case_flags("step_breakdown"),
         parameters=case_parameters("step_breakdown"),

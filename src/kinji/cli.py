@@ -195,6 +195,19 @@ def give_up(scale: Scale = "smoke") -> None:
         typer.echo(f"{file} is missing: its process died", err=True)
 
 
+@app.command(rich_help_panel="On a cluster")
+def probe(
+    out: Annotated[Path, typer.Option(help="The first rank's file.")],
+    by: Annotated[str, typer.Option(help="How the ranks find each other: none, torch or mpi.")] = "none",
+    ranks: Annotated[int, typer.Option(help="How many must take part.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu or cuda; never replaced by the other.")] = "cpu",
+) -> None:
+    """Check that the ranks of a job find each other and their GPUs."""
+    from kinji.workflow.probe import probe as take_part
+
+    take_part(by, ranks, device, out)
+
+
 def main() -> None:
     """Run the command line; a mistake the user can mend ends in one line and exit status 1."""
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import re
 import sys
@@ -81,12 +82,27 @@ def _gpu() -> dict[str, str]:
     import torch
 
     cuda = str(torch.version.cuda)
-    return {"gpu": _gpu_name(), "cuda": cuda, "gpu_memory_bytes": str(torch.cuda.mem_get_info()[1])}
+    identifier = str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
+    memory = str(torch.cuda.mem_get_info()[1])
+    return {"gpu": _gpu_name(), "gpu_uuid": identifier, "cuda": cuda, "gpu_memory_bytes": memory}
 
 
 def _versions() -> dict[str, str]:
     installed = {d.metadata["Name"].lower(): d.version for d in metadata.distributions() if d.metadata["Name"]}
     return {"python": platform.python_version()} | {name: installed[name] for name in VERSIONED if name in installed}
+
+
+def describe_job() -> dict[str, str]:
+    """The Slurm job that this process belongs to, its node, and the GPUs it was given; empty outside Slurm."""
+    names = {
+        "slurm_job": "SLURM_JOB_ID",
+        "slurm_node": "SLURMD_NODENAME",
+        "slurm_nodes": "SLURM_JOB_NODELIST",
+        "slurm_partition": "SLURM_JOB_PARTITION",
+        "visible_gpus": "CUDA_VISIBLE_DEVICES",
+    }
+    inside = "SLURM_JOB_ID" in os.environ
+    return {name: os.environ[variable] for name, variable in names.items() if inside and variable in os.environ}
 
 
 def describe_run(sources: Iterable[str], device: str, threads: int, seed: int | None) -> dict[str, Any]:
@@ -111,4 +127,5 @@ def describe_run(sources: Iterable[str], device: str, threads: int, seed: int | 
         "command": ["kinji", *sys.argv[1:]],
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         **(_gpu() if _has_gpu(device) else {}),
+        **describe_job(),
     }

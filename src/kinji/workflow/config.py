@@ -34,6 +34,18 @@ def _case_list(case: Any) -> Any:
 Experiments = create_model("Experiments", __base__=_Strict, **{name: _case_list(case) for name, case in CASES.items()})
 
 
+class Request(_Strict):
+    """What a case of one experiment asks of a cluster, where it differs from the scale's own."""
+
+    runtime_minutes: int | None = Field(None, gt=0)
+    memory_megabytes: int | None = Field(None, gt=0)
+    gpus: int | None = Field(None, ge=0)
+    disk_megabytes: int | None = Field(None, ge=0)
+
+
+Requests = create_model("Requests", __base__=_Strict, **{name: (Request, Request()) for name in CASES})  # type: ignore[call-overload]
+
+
 class Configuration(_Strict):
     """What runs at one scale, and on what."""
 
@@ -43,7 +55,9 @@ class Configuration(_Strict):
     )
     runtime_minutes: int = Field(60, gt=0, description="Time limit of one case on a cluster.")
     memory_megabytes: int = Field(8000, gt=0, description="Memory of one case on a cluster.")
-    gpus: int = Field(0, ge=0, description="GPUs of one case on a cluster.")
+    gpus: int = Field(0, ge=0, description="GPUs of one case on a cluster, or of each of its ranks.")
+    disk_megabytes: int = Field(10, ge=0, description="Disk that one case fills, checkpoints included.")
+    requests: Requests = Field(Requests(), description="What single experiments ask for instead.")  # type: ignore[valid-type]
     experiments: Experiments  # type: ignore[valid-type]
 
 
@@ -82,8 +96,10 @@ def _explain(error: Any) -> str:
 def _known_keys(parents: list[Any]) -> list[str]:
     if not parents:
         return list(Configuration.model_fields)
-    if parents == ["experiments"]:
+    if parents in (["experiments"], ["requests"]):
         return list(CASES)
+    if parents[0] == "requests":
+        return list(Request.model_fields)
     return [field.name for field in fields(CASES[parents[1]])]
 
 

@@ -41,13 +41,31 @@ def captions() -> dict[str, dict[str, str]]:
 
 def flags(scale: str, experiment: str, case: str) -> str:
     """Return the command-line flags of one case; raise `KinjiError` if `scale` has no such case."""
-    return " ".join(_flag(key, value) for key, value in _given(scale, experiment, case).items())
+    given = _given(scale, experiment, case)
+    words = [_flag(key, value) for key, value in given.items()]
+    if given.get("images") == "imagenet" and "data_path" not in given:
+        words.append('${KINJI_IMAGENET:+--data-path "$KINJI_IMAGENET"}')  # the site's, from the Slurm profile
+    return " ".join(words)
 
 
 def parameters(scale: str, experiment: str, case: str) -> dict[str, Any]:
     """Return every parameter of one case, those left to their defaults too."""
     given = _given(scale, experiment, case)
     return as_parameters(CASES[experiment](**given))
+
+
+def request(scale: str, experiment: str, case: str) -> dict[str, int]:
+    """Return what one case asks of a cluster: minutes, megabytes of memory (a node) and disk, GPUs of all its ranks."""
+    config = load_config(scale)
+    own = config["requests"][experiment]
+    asked = {name: config[name] if value is None else value for name, value in own.items()}
+    return asked | {"gpus": asked["gpus"] * parameters(scale, experiment, case).get("ranks", 1)}
+
+
+def uses_gpus(scale: str) -> bool:
+    """Return whether any case of `scale` asks for a GPU."""
+    names = [*experiments(scale), *tunings(scale)]
+    return any(request(scale, name, case)["gpus"] for name in names for case in cases(scale, name))
 
 
 def _given(scale: str, experiment: str, case: str) -> dict[str, Any]:
