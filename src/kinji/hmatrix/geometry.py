@@ -193,7 +193,7 @@ def molecule(n: int, *, device: str = "cpu") -> Tensor:
     """Spread ``n`` points evenly over the van der Waals surface of a globule of overlapping atoms.
 
     The surface has cavities and narrow clefts: points near to each other in space may be far apart along it. Points
-    keep a distance from the edges where atoms meet; the others stand closer for it, by 10 % at ``n = 16384``.
+    keep a distance from the edges where atoms meet; the others stand closer, by 8 % in area at ``n = 16384``.
 
     Parameters
     ----------
@@ -325,8 +325,8 @@ def _read_array(path: Path) -> NDArray[np.float64]:
 def measure_cells(points: Tensor, *, dimension: int) -> float:
     """Estimate the area or volume that a point owns where only the points are known, such as from a file.
 
-    A disc or ball up to neighbour j holds about j + 1/2 cells: the mean over 16 neighbours, the median over all points. It
-    is within 5 % on the geometries here, and 30 % low where points are few for the shape.
+    A disc or ball up to neighbour j holds about j + 1/2 cells: the mean over 16 neighbours, the median over all points.
+    With 16384 points it is within 7 % on each of `GEOMETRIES`; with 1500, 24 % low on the molecule.
 
     Parameters
     ----------
@@ -397,7 +397,7 @@ def check_points(points: Tensor) -> None:
     bad = ~torch.isfinite(points).all(dim=1)
     if bad.any():
         raise ValueError(f"point {int(bad.nonzero()[0])} has a coordinate that is not finite: remove or mend it")
-    order = _lexicographic_order(points + 0.0)  # makes -0.0 a 0.0
+    order = _lexicographic_order(points + 0.0)  # a sort of bits, as on a GPU, tells -0.0 from 0.0
     twins = (points[order[1:]] == points[order[:-1]]).all(dim=1).nonzero().flatten()
     if twins.numel():
         at = twins[order[twins].argmin()]
