@@ -169,8 +169,7 @@ def factorize_tiles(matrix: BlockLowRankMatrix) -> None:
         for i in range(j, matrix.width):
             _subtract_updates(matrix, updates, i, j)
         _factorize_diagonal(matrix, j)
-        for i in range(j + 1, matrix.width):
-            _solve_panel(matrix, i, j)
+        _solve_panel(matrix, j)
         updates.append(j)
 
 
@@ -271,12 +270,14 @@ def _dense(matrix: BlockLowRankMatrix, k: int) -> Tensor:
     return tile
 
 
-def _solve_panel(matrix: BlockLowRankMatrix, i: int, k: int) -> None:
-    tile, factor = matrix.tiles[i, k], _dense(matrix, k)
-    if isinstance(tile, LowRankTile):
-        matrix.tiles[i, k] = LowRankTile(tile.left, solve_lower(factor, tile.right.mT, matrix.flops).mT)
-    else:
-        matrix.tiles[i, k] = solve_lower(factor, tile, matrix.flops)
+def _solve_panel(matrix: BlockLowRankMatrix, k: int) -> None:
+    """Multiply the tiles below the diagonal by ``L_kk^-T``, all at a time."""
+    below = [matrix.tiles[i, k] for i in range(k + 1, matrix.width)]
+    rows = [tile.right.mT if isinstance(tile, LowRankTile) else tile for tile in below]
+    stacked = torch.cat([matrix.sketch[:0], *rows])
+    solved = solve_lower(_dense(matrix, k), stacked, matrix.flops).split([len(part) for part in rows])
+    for i, (tile, part) in enumerate(zip(below, solved, strict=True), start=k + 1):
+        matrix.tiles[i, k] = LowRankTile(tile.left, part.mT) if isinstance(tile, LowRankTile) else part
 
 
 def solve_tiles(matrix: BlockLowRankMatrix, bNK: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ factorized sums as in Boukaram, Turkiyyah and Keyes, "H2OPUS-TLR", arXiv:2108.11
 Dimension letters: M points of a tile, R rank, S samples.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,8 +17,8 @@ from kinji.hmatrix.tile_kernels import FlopCount, lower_times_orthonormal, multi
 
 OVERSAMPLING = 10
 GROWTH = 1.5
-STILL_VISIBLE = 10.0
-"""While the last pivot of a sample is this far above the tolerance, projecting on it is not worth while."""
+STILL_VISIBLE = 6.0
+"""While the last pivot of a sample is this many tolerances, projecting on it is not worth while."""
 
 Rows = Callable[[Tensor], Tensor]
 """Product of rows ``(S, M)`` with a fixed matrix ``(M, M)``."""
@@ -66,8 +67,9 @@ def compress(
     while True:
         drawn = torch.cat([drawn, times_transpose(sketch[len(drawn) : samples])])
         exhausted = len(drawn) == len(sketch)
-        basis, pivots = orthonormal_rows(drawn, flops)
-        if exhausted or pivots[-1] <= STILL_VISIBLE * accuracy.tolerance * pivots.max():
+        smallest = math.inf if exhausted else STILL_VISIBLE * accuracy.tolerance
+        basis = orthonormal_rows(drawn, smallest, flops)
+        if basis is not None:
             tile = truncate(basis, times(basis), accuracy, flops)
             rank = tile.left.shape[1]
             if exhausted or rank + OVERSAMPLING <= len(drawn) or rank == accuracy.max_rank:

@@ -107,25 +107,35 @@ def solve_upper(factor: Tensor, rows: Tensor, flops: FlopCount) -> Tensor:
     return torch.from_numpy(blas.dtrsm(1.0, factor.numpy().T, rows.numpy().T, lower=0).T)
 
 
-def orthonormal_rows(sample: Tensor, flops: FlopCount) -> tuple[Tensor, Tensor]:
-    """Return orthonormal rows that span those of ``sample``, shape ``(P, M)``, P <= M, and the sizes of its pivots.
+def orthonormal_rows(sample: Tensor, smallest: float, flops: FlopCount) -> Tensor | None:
+    """Return orthonormal rows that span those of ``sample``, shape ``(P, M)``, P <= M.
 
     Cholesky LQ after LU with partial pivoting, whose lower factor is well conditioned even where the sample is
     dependent: Terao, Ozaki and Ogita, "LU-Cholesky QR algorithms for thin QR decomposition", Parallel Computing 92
     (2020).
+
+    Returns
+    -------
+    Tensor or None
+        None if the last pivot is above ``smallest`` times the largest: the sample misses a part of that size.
     """
+    count, columns = sample.shape
     if sample.is_cuda:
-        flops.qr(*sample.mT.shape)
+        flops.qr(columns, count)
         q, r = torch.linalg.qr(sample.mT)
-        return q.mT, r.diagonal().abs()
-    columns, count = sample.mT.shape
+        return q.mT if _reaches(r.diagonal(), smallest) else None
     flops.total += columns * count**2 - count**3 / 3.0
     factors, exchanges, _ = lapack.dgetrf(sample.numpy().T)
-    pivots = torch.from_numpy(np.abs(factors.diagonal()))
-    lower = np.tril(factors, -1)
-    np.fill_diagonal(lower, 1.0)
-    lower = lapack.dlaswp(np.asfortranarray(lower), exchanges, inc=-1, overwrite_a=1)
-    return lower_times_orthonormal(torch.from_numpy(lower.T), flops)[1], pivots
+    if not _reaches(torch.from_numpy(factors).diagonal(), smallest):
+        return None
+    rows = torch.from_numpy(factors.T).triu_(1)
+    rows.fill_diagonal_(1.0)
+    lapack.dlaswp(rows.numpy().T, exchanges, inc=-1, overwrite_a=1)
+    return lower_times_orthonormal(rows, flops)[1]
+
+
+def _reaches(pivots: Tensor, smallest: float) -> bool:
+    return bool(pivots[-1].abs() <= smallest * pivots.abs().max())
 
 
 def lower_times_orthonormal(rows: Tensor, flops: FlopCount) -> tuple[Tensor, Tensor]:
