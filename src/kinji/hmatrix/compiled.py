@@ -147,7 +147,7 @@ def _pivot(rowsMZ: np.ndarray, orderM: np.ndarray, triangleRM: np.ndarray, pivot
     for m in range(len(rowsMZ)):
         squared[m] = _dot(rowsMZ[m], rowsMZ[m])
     for k in range(len(pivotR)):
-        at = k + squared[k:].argmax()
+        at = k + int(squared[k:].argmax())
         _exchange(k, at, rowsMZ, orderM, triangleRM, squared)
         pivotR[k] = math.sqrt(squared[k])
         triangleRM[k, k] = pivotR[k] if pivotR[k] > 0 else 1.0  # nothing is left: this row interpolates no other
@@ -285,9 +285,9 @@ def multiply_pairs(blocksPMM: Tensor, pairs: Tensor, xBMK: Tensor, own: int, par
     out, workers = torch.zeros_like(xBMK), get_num_threads()
     at_once = max(4 * workers, PRODUCT_BYTES // max(1, xBMK[0].nbytes))
     products = xBMK.new_empty(at_once, 2, *xBMK.shape[1:])
-    arrays = (x.numpy() for x in (blocksPMM, pairs, xBMK, products, out))
+    blocks, numbers, x, y, sums = (array.numpy() for array in (blocksPMM, pairs, xBMK, products, out))
     with one_blas_thread():
-        _multiply_pairs_loop(*arrays, own, SIDES[part], workers)
+        _multiply_pairs_loop(blocks, numbers, x, y, sums, own, SIDES[part], workers)
     return out
 
 

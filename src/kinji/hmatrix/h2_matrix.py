@@ -4,6 +4,7 @@ Dimension letters: B boxes of a level, P pairs, M places of a box, R rank, C = M
 sides.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from kinji.hmatrix.basis import OVERSAMPLING, BasisLevel, FillIns, near_blocks, 
 from kinji.hmatrix.cluster_tree import ClusterTree, build_tree
 from kinji.hmatrix.executor import Executor, executor
 from kinji.hmatrix.kernels import Kernel
+from kinji.hmatrix.memory import check_memory
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ class H2Matrix:
             basis = self.levels[level]
             skeleton = on.multiply_pairs(self.couplings[level], self.field.far(level), upward[level], 0) + inherited
             yBMK = basis.placed(skeleton, on.multiply(basis.interpolation, skeleton))
-            inherited = yBMK.reshape(2 * len(yBMK), -1, yBMK.shape[2])
+            if level + 1 in self.levels:
+                inherited = yBMK.reshape(2 * len(yBMK), -1, yBMK.shape[2])
         return yBMK
 
 
@@ -109,6 +112,7 @@ def build_near_field(
     theta: float = 2.0,
     leaf_size: int = 256,
     dtype: torch.dtype = torch.float64,
+    foresee: Callable[[ClusterTree, list[LevelPairs]], None] | None = None,
 ) -> NearField:
     """Build the tree and the block structure, and evaluate the dense leaf blocks.
 
@@ -124,6 +128,8 @@ def build_near_field(
         Least number of points of a leaf.
     dtype : torch.dtype
         float64 or float32: the precision of all that is computed from this; entries are evaluated in float64.
+    foresee : callable, optional
+        Called with the tree and the pairs before blocks are allocated; default: check that the blocks fit.
 
     Returns
     -------
@@ -134,6 +140,8 @@ def build_near_field(
     ------
     TypeError, ValueError
         If the points or a parameter are unusable.
+    MemoryError
+        If the blocks will not fit.
     """
     if dtype not in (torch.float64, torch.float32):
         raise TypeError(f"dtype = {dtype}: choose torch.float64 or torch.float32")
@@ -141,6 +149,10 @@ def build_near_field(
     pairs = find_pairs(tree, theta=theta)
     near = torch.from_numpy(pairs[-1].near).to(points.device)
     like = torch.empty(0, dtype=dtype, device=points.device)
+    if foresee is None:
+        check_memory(len(near) * tree.members.shape[1] ** 2 * dtype.itemsize, points.device, "the near blocks")
+    else:
+        foresee(tree, pairs)
     return NearField(kernel, tree, pairs, near_blocks(on, kernel, tree, tree.members, near, like), on)
 
 

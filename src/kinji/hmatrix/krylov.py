@@ -12,7 +12,7 @@ Operator = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class IterativeSolution:
-    """Solution ``(N, 1)``, the iterations it took, and whether the relative residual reached the tolerance."""
+    """Solutions ``(N, K)``, the iterations they took, and whether all relative residuals reached the tolerance."""
 
     x: Tensor
     iterations: int
@@ -22,18 +22,18 @@ class IterativeSolution:
 def conjugate_gradients(
     matvec: Operator, b: Tensor, *, precondition: Operator, tolerance: float, max_iterations: int = 200
 ) -> IterativeSolution:
-    """Solve ``A x = b`` for a symmetric positive definite ``A``.
+    """Solve ``A x = b`` for a symmetric positive definite ``A``, each right-hand side on its own but all at once.
 
     Parameters
     ----------
     matvec : callable
         ``x -> A x``.
     b : Tensor
-        One right-hand side, shape ``(N, 1)``.
+        Right-hand sides, shape ``(N, K)``.
     precondition : callable
         ``r -> M^-1 r`` with a symmetric positive definite ``M``.
     tolerance : float
-        Wanted residual relative to ``b``, in the 2-norm of the recursion.
+        Wanted residual relative to each ``b``, in the 2-norm of the recursion.
     max_iterations : int
         Products with ``A`` to spend at most.
 
@@ -52,27 +52,29 @@ def conjugate_gradients(
     Saad, *Iterative Methods for Sparse Linear Systems* (2003), algorithm 9.1.
     """
     x, residual = torch.zeros_like(b), b.clone()
-    target = tolerance * float(torch.linalg.vector_norm(b))
+    target = tolerance * torch.linalg.vector_norm(b, dim=0)
     preconditioned = precondition(residual)
     direction, energy = preconditioned, _positive(residual, preconditioned, "the preconditioner")
     for iteration in range(max_iterations):
-        if float(torch.linalg.vector_norm(residual)) <= target:
+        left = torch.linalg.vector_norm(residual, dim=0) > target
+        if not left.any():
             return IterativeSolution(x, iteration, True)
         product = matvec(direction)
-        step = energy / _positive(direction, product, "the matrix")
+        step = torch.where(left, energy / _positive(direction, product, "the matrix"), 0.0)
         x = x + step * direction
         residual = residual - step * product
         preconditioned = precondition(residual)
         previous, energy = energy, _positive(residual, preconditioned, "the preconditioner")
-        direction = preconditioned + (energy / previous) * direction
-    return IterativeSolution(x, max_iterations, False)
+        direction = preconditioned + torch.where(left, energy / previous, 0.0) * direction
+    converged = bool((torch.linalg.vector_norm(residual, dim=0) <= target).all())
+    return IterativeSolution(x, max_iterations, converged)
 
 
-def _positive(u: Tensor, v: Tensor, what: str) -> float:
-    product = float((u * v).sum())
-    if not product >= 0.0:
+def _positive(u: Tensor, v: Tensor, what: str) -> Tensor:
+    products = (u * v).sum(dim=0)
+    if not (products >= 0.0).all():
         raise LinAlgError(f"{what} is not positive definite: raise its rank or the diagonal of the kernel")
-    return product
+    return products
 
 
 def extreme_eigenvalues(matvec: Operator, start: Tensor, *, steps: int = 40) -> tuple[float, float]:

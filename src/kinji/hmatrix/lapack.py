@@ -37,7 +37,7 @@ def _external(prefix: str, routine: str) -> types.ExternalFunction:
     return types.ExternalFunction(symbol, types.void(*[types.intp] * arguments))
 
 
-_EXTERNAL: dict[tuple[types.Type, str], Any] = {
+_EXTERNAL: dict[tuple[Any, str], Any] = {
     (kind, name): _external(prefix, name) for kind, prefix in PREFIX.items() for name in ROUTINES
 }
 
@@ -54,7 +54,7 @@ def one_blas_thread() -> AbstractContextManager[Any]:
 
 @njit(cache=True, inline="always")
 def _width(a: np.ndarray) -> int:
-    return max(a.strides[0] // a.itemsize, 1)
+    return max(a.strides[0] // a.itemsize, a.shape[1], 1)  # NumPy's strides are 0 where a size is
 
 
 def gemm(trans_a, trans_b, alpha, a, b, beta, c):  # type: ignore[no-untyped-def]
