@@ -1,23 +1,29 @@
 """Hierarchical matrices of a kernel: H²-ULV, and the block low-rank Cholesky of LORAPO that it is compared with.
 
-In the order the data flows: `geometry` and `kernels` (points and entries), `cluster_tree`, `admissibility`; then
-`basis`, `h2_matrix`, `h2_ulv`, `substitution` for the one, `block_low_rank` for the other; `krylov` iterates with
-either, `task_graph` counts what can run at once.
+`factorize(points, kernel)` gives a solver of controlled accuracy. Behind it, in the order the data flows: `geometry` and
+`kernels` (points and entries), `cluster_tree`, `admissibility`; then `basis`, `h2_matrix`, `h2_ulv`, `substitution`,
+`krylov`, which call the batched routines of an `executor` (`compiled`, `eager`). `block_low_rank` is the other side;
+`task_graph` counts what can run at once.
 """
 
 from kinji.hmatrix.block_low_rank import BlockLowRankMatrix, compress_tiles, factorize_tiles, solve_tiles
-from kinji.hmatrix.geometry import fibonacci_sphere
+from kinji.hmatrix.geometry import GEOMETRIES, PointSet, fibonacci_sphere, measure_cells, place_points, points_from_file
 from kinji.hmatrix.h2_matrix import H2Matrix, build_near_field, compress
-from kinji.hmatrix.h2_ulv import H2Factor, factorize
-from kinji.hmatrix.kernels import Kernel, true_product
+from kinji.hmatrix.h2_ulv import H2Factor
+from kinji.hmatrix.kernels import Kernel, natural_diagonal, true_product
 from kinji.hmatrix.krylov import conjugate_gradients
+from kinji.hmatrix.solver import KernelSolver, SolverOptions, factorize
 from kinji.hmatrix.substitution import solve
 
 __all__ = [
+    "GEOMETRIES",
     "BlockLowRankMatrix",
     "H2Factor",
     "H2Matrix",
     "Kernel",
+    "KernelSolver",
+    "PointSet",
+    "SolverOptions",
     "build_near_field",
     "compress",
     "compress_tiles",
@@ -25,6 +31,10 @@ __all__ = [
     "factorize",
     "factorize_tiles",
     "fibonacci_sphere",
+    "measure_cells",
+    "natural_diagonal",
+    "place_points",
+    "points_from_file",
     "solve",
     "solve_tiles",
     "true_product",

@@ -6,8 +6,6 @@ Dimension letters: as in `executor`; W workers.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -17,60 +15,42 @@ from torch import Tensor
 from kinji.hmatrix.executor import Factors, Method, Part
 from kinji.hmatrix.kernels import Kernel
 from kinji.hmatrix.lapack import cholesky, gemm, lu, one_blas_thread, solve_triangular
+from kinji.hmatrix.profiles import CODES, evaluate, squared_distances
 
-Profile: TypeAlias = Callable[[float, float], float]
 SAMPLES_AT_ONCE = 256
 PRODUCT_BYTES = 1 << 21
 BOTH, LOWER_ONLY, UPPER_ONLY = range(3)
 SIDES = {"both": BOTH, "lower": LOWER_ONLY, "upper": UPPER_ONLY}
 
 
-@njit(cache=True)
-def _laplace(squared: float, _scale: float) -> float:
-    return 1.0 / math.sqrt(squared)
-
-
-@njit(cache=True)
-def _yukawa(squared: float, scale: float) -> float:
-    return math.exp(-math.sqrt(squared) / scale) / math.sqrt(squared)
-
-
-@njit(cache=True)
-def _gaussian(squared: float, scale: float) -> float:
-    return math.exp(-squared / (scale * scale))
-
-
-PROFILES = {"laplace": _laplace, "yukawa": _yukawa, "gaussian": _gaussian}
-
-
 def kernel_blocks(kernel: Kernel, points: Tensor, rowsPM: Tensor, columnsPQ: Tensor, out: Tensor) -> None:
     """Evaluate in double precision; see `executor.Executor`."""
     kernel.entries += out.numel()
     arrays = (points.numpy(), rowsPM.numpy(), columnsPQ.numpy(), out.numpy())
-    _kernel_blocks_loop(PROFILES[kernel.name], kernel.length_scale, *arrays)
+    _kernel_blocks_loop(CODES[kernel.name], kernel.length_scale, *arrays)
 
 
 @njit(parallel=True, cache=True, error_model="numpy")
 def _kernel_blocks_loop(
-    profile: Profile, scale: float, points: np.ndarray, rowsPM: np.ndarray, columnsPQ: np.ndarray, out: np.ndarray
+    code: int, scale: float, points: np.ndarray, rowsPM: np.ndarray, columnsPQ: np.ndarray, out: np.ndarray
 ) -> None:
     for p in prange(len(rowsPM)):
-        _evaluate(profile, scale, points, rowsPM[p], columnsPQ[p], out[p])
+        _evaluate(code, scale, points, rowsPM[p], columnsPQ[p], out[p])
 
 
-@njit(cache=True, error_model="numpy", fastmath={"contract"})
+@njit(cache=True)
 def _evaluate(
-    profile: Profile, scale: float, points: np.ndarray, rowsM: np.ndarray, columnsQ: np.ndarray, outMQ: np.ndarray
+    code: int, scale: float, points: np.ndarray, rowsM: np.ndarray, columnsQ: np.ndarray, outMQ: np.ndarray
 ) -> None:
-    y3Q = np.empty((3, len(columnsQ)))
+    y3Q, valueQ = np.empty((3, len(columnsQ))), np.empty(len(columnsQ))
     for q in range(len(columnsQ)):
         for axis in range(3):
             y3Q[axis, q] = points[columnsQ[q], axis]
     for m in range(len(rowsM)):
-        x, y, z = points[rowsM[m]]
+        squared_distances(y3Q, points[rowsM[m], 0], points[rowsM[m], 1], points[rowsM[m], 2], valueQ)
+        evaluate(code, scale, valueQ)
         for q in range(len(columnsQ)):
-            squared = (x - y3Q[0, q]) ** 2 + (y - y3Q[1, q]) ** 2 + (z - y3Q[2, q]) ** 2
-            outMQ[m, q] = profile(squared, scale)
+            outMQ[m, q] = valueQ[q]
 
 
 def sketch(kernel: Kernel, points: Tensor, rowsBM: Tensor, columnsBS: Tensor, randomSZ: Tensor) -> Tensor:
@@ -80,13 +60,13 @@ def sketch(kernel: Kernel, points: Tensor, rowsBM: Tensor, columnsBS: Tensor, ra
     sketchBMZ = randomSZ.new_zeros(boxes, size, columns)
     arrays = (points.numpy(), rowsBM.numpy(), columnsBS.numpy(), randomSZ.numpy(), sketchBMZ.numpy())
     with one_blas_thread():
-        _sketch_loop(PROFILES[kernel.name], kernel.length_scale, *arrays, get_num_threads())
+        _sketch_loop(CODES[kernel.name], kernel.length_scale, *arrays, get_num_threads())
     return sketchBMZ
 
 
 @njit(parallel=True, cache=True)
 def _sketch_loop(
-    profile: Profile,
+    code: int,
     scale: float,
     points: np.ndarray,
     rowsBM: np.ndarray,
@@ -98,12 +78,12 @@ def _sketch_loop(
     boxes = len(rowsBM)
     for worker in prange(workers):
         mine = slice(worker * boxes // workers, (worker + 1) * boxes // workers)
-        _sketch_boxes(profile, scale, points, rowsBM[mine], columnsBS[mine], randomSZ, sketchBMZ[mine])
+        _sketch_boxes(code, scale, points, rowsBM[mine], columnsBS[mine], randomSZ, sketchBMZ[mine])
 
 
 @njit(cache=True)
 def _sketch_boxes(
-    profile: Profile,
+    code: int,
     scale: float,
     points: np.ndarray,
     rowsBM: np.ndarray,
@@ -116,7 +96,7 @@ def _sketch_boxes(
     for b in range(B):
         for at in range(0, S, SAMPLES_AT_ONCE):
             end = min(at + SAMPLES_AT_ONCE, S)
-            _evaluate(profile, scale, points, rowsBM[b], columnsBS[b, at:end], blockMS[:, : end - at])
+            _evaluate(code, scale, points, rowsBM[b], columnsBS[b, at:end], blockMS[:, : end - at])
             gemm(False, False, 1.0, blockMS[:, : end - at], randomSZ[at:end], 1.0, sketchBMZ[b])
 
 

@@ -96,7 +96,7 @@ def product(
         for first in range(0, N, COLUMNS):
             sum_KI[:] = 0.0
             for j in range(first, min(first + COLUMNS, N)):
-                _squared_distances(row_3I, point_3N[0, j], point_3N[1, j], point_3N[2, j], value_I)
+                squared_distances(row_3I, point_3N[0, j], point_3N[1, j], point_3N[2, j], value_I)
                 evaluate(code, scale, value_I)
                 if start <= j < stop:
                     value_I[j - start] = diagonal
@@ -107,7 +107,8 @@ def product(
 
 
 @njit(cache=True, fastmath={"contract"})
-def _squared_distances(row_3I: np.ndarray, x: float, y: float, z: float, squared_I: np.ndarray) -> None:
+def squared_distances(row_3I: np.ndarray, x: float, y: float, z: float, squared_I: np.ndarray) -> None:
+    """Write the squared distances of points, a coordinate a row, from one point."""
     for i in range(squared_I.size):
         dx, dy, dz = row_3I[0, i] - x, row_3I[1, i] - y, row_3I[2, i] - z
         squared_I[i] = dx * dx + dy * dy + dz * dz
