@@ -208,6 +208,24 @@ def probe(
     take_part(by, ranks, device, out)
 
 
+@app.command(rich_help_panel="From the cost model")
+def predict_step(
+    model: Annotated[str, typer.Option(help="resnet18, resnet50, bert-base or bert-large.")] = "resnet50",
+    gpus: Annotated[int, typer.Option(help="GPUs that share the work.")] = 1024,
+    batch: Annotated[int, typer.Option(help="Examples on each GPU.")] = 32,
+    fabric: Annotated[str, typer.Option(help="abci or ethernet.")] = "abci",
+    size: Annotated[int | None, typer.Option(help="Pixels or tokens.", show_default="224 pixels, 128 tokens")] = None,
+    fisher: Annotated[str, typer.Option(help="empirical or sampled.")] = "empirical",
+    batch_norm: Annotated[str, typer.Option(help="unit-wise or full.")] = "unit-wise",
+    refreshed: Annotated[float, typer.Option(help="Share of the statistics that a step refreshes.")] = 1.0,
+    ownership: Annotated[str, typer.Option(help="released, contiguous or balanced.")] = "released",
+) -> None:
+    """Predict the seconds of one step of SGD and of K-FAC by part, on V100 GPUs, and say where to believe it."""
+    from kinji.report.predicted_step import print_step
+
+    print_step(model, gpus, batch, fabric, size, fisher, batch_norm, refreshed, ownership)
+
+
 def main() -> None:
     """Run the command line; a mistake the user can mend ends in one line and exit status 1."""
     try:

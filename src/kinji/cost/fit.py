@@ -7,7 +7,7 @@ factor of `PRIOR_FACTOR` is one standard deviation) to give way to any data that
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import least_squares
@@ -62,6 +62,13 @@ class Calibration:
     def predict(self, counts: NetworkCounts, plan: Plan, gpus: int) -> Step:
         """Model one step; see `kinji.cost.step.predict`."""
         return predict(counts, plan, gpus, self.fabric, self.rates)
+
+    def on(self, fabric: Fabric) -> Calibration:
+        """Return the same GPUs on another fabric, whose bandwidth is attained as well and whose latency is its own."""
+        if fabric.name == self.fabric.name:
+            return self
+        efficiency, _ = self.parameters["efficiency"]
+        return replace(self, fabric=fabric.attained(efficiency, fabric.between.latency))
 
 
 def fit(

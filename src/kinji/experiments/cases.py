@@ -62,13 +62,23 @@ class H2ScalingCase:
 
 @dataclass(frozen=True, kw_only=True)
 class StepBreakdownCase:
-    """One training step of SGD and of K-FAC on some ranks, split into the seven published parts."""
+    """One training step of SGD and of K-FAC on some ranks, split into the seven published parts.
+
+    With a fabric (abci, ethernet) the step is not measured but modelled there, on 1 to 2,048 GPUs.
+    """
 
     experiment: ClassVar[str] = "step_breakdown"
-    packages: ClassVar[tuple[str, ...]] = ("kfac", "training/models", "experiments/stopwatch")
+    packages: ClassVar[tuple[str, ...]] = (
+        "kfac",
+        "training/models",
+        "experiments/stopwatch",
+        "experiments/step_model",
+        "cost",
+    )
 
     network: Literal["resnet18", "resnet50"] = "resnet50"
     ranks: int = 2
+    fabric: str | None = None
     pixels: int = 64
     batch_per_rank: int = 16
     repetitions: int = 3

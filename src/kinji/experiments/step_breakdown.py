@@ -28,6 +28,7 @@ from torch.nn.functional import cross_entropy
 from kinji.errors import KinjiError
 from kinji.experiments.cases import StepBreakdownCase
 from kinji.experiments.context import Context
+from kinji.experiments.step_model import model
 from kinji.experiments.stopwatch import Stopwatch
 from kinji.kfac import KFAC, Communicator, SerialCommunicator, TorchCommunicator
 from kinji.kfac.blocks import Block, KroneckerBlock, UnitWiseBlock, fisher_blocks
@@ -59,6 +60,9 @@ def measure(case: StepBreakdownCase, context: Context) -> Iterator[Row]:
     KinjiError
         There are fewer GPUs than ranks.
     """
+    if case.fabric:
+        yield from model(case)
+        return
     if context.device == "cuda" and torch.cuda.device_count() < case.ranks:
         raise KinjiError(
             f"{case.ranks} ranks need as many GPUs, this machine has {torch.cuda.device_count()}: lower --ranks."

@@ -38,6 +38,34 @@ def ownership(balanced: float) -> pd.DataFrame:
     return rows("ownership", *({"owning_ranks": ranks} | rule for ranks in (1, 2, 4) for rule in split))
 
 
+def modelled(sgd: float, stale: float, fresh: float, sampled: float, alone: float = 1.0) -> pd.DataFrame:
+    """Modelled steps on 1, 64, 1,024 and 2,048 GPUs; SGD's seconds, then what each kind of K-FAC adds to them."""
+    kinds = {
+        ("SGD", "empirical", "unit-wise", 1.0): 0.0,
+        ("K-FAC", "empirical", "unit-wise", 0.1): stale,
+        ("K-FAC", "empirical", "unit-wise", 1.0): fresh,
+        ("K-FAC", "sampled", "full", 1.0): sampled,
+    }
+    names = ("optimizer", "fisher", "batch_norm", "refreshed")
+    tables = [predicted(model=1.02, last=1.2)]
+    for kind, added in kinds.items():
+        for gpus in (1, 64, 1024, 2048):
+            added_here = alone if gpus == 1 and kind[0] == "K-FAC" else added
+            times = dict.fromkeys(PARTS[:5], sgd / 5) | dict.fromkeys(PARTS[5:], added_here / 2)
+            step = dict(zip(names, kind, strict=True)) | {"gpus": gpus}
+            tables.append(rows("modelled part", *(step | {"part": p, "modelled_seconds": t} for p, t in times.items())))
+    return pd.concat(tables)
+
+
+def predicted(model: float, last: float) -> pd.DataFrame:
+    """Published steps of one second and what was predicted; fitted ones and those with rings are far off."""
+    variant = {"fisher": "empirical", "batch_norm": "full", "stale": False, "seconds_per_step": 1.0}
+    held = variant | {"held_out": True, "between_nodes": "halving", "modelled_seconds": model, "last_seconds": last}
+    ignored = held | {"modelled_seconds": 9.0 / model, "last_seconds": 9.0 / last}
+    steps = [held | {"gpus": gpus} for gpus in (64, 128, 256, 512)]
+    return rows("predicted step", *steps, ignored | {"held_out": False}, ignored | {"between_nodes": "ring"})
+
+
 TRIANGLES = 4 * (6 + 15 + 4 * 3)
 
 SUPPORTING = {
@@ -47,6 +75,13 @@ SUPPORTING = {
     "step-only-statistics-are-extra": traffic(statistics=TRIANGLES, weights=400),
     "step-ranks-do-not-matter": rows("equality", {"relative_difference": 1e-15}, {"relative_difference": 3e-14}),
     "step-balanced-inversion": ownership(balanced=7.0),
+    "step-negligible-overhead": modelled(sgd=0.16, stale=0.01, fresh=0.1, sampled=0.2),
+    "step-staleness-speed-up": modelled(sgd=0.16, stale=0.01, fresh=0.1, sampled=0.2),
+    "step-superlinear-to-64-gpus": modelled(sgd=0.16, stale=0.01, fresh=0.1, sampled=0.2),
+    "step-five-and-a-half-minutes": modelled(sgd=0.16, stale=0.01, fresh=0.1, sampled=0.2),
+    "step-half-is-second-order-at-scale": modelled(sgd=0.16, stale=0.01, fresh=0.1, sampled=0.16),
+    "step-model-predicts-unseen-steps": predicted(model=1.05, last=1.2),
+    "step-model-beats-last-value": predicted(model=1.05, last=1.2),
 }
 CONTRADICTING = {
     "step-half-is-second-order": steps(0.5, 0.0),
@@ -55,4 +90,11 @@ CONTRADICTING = {
     "step-only-statistics-are-extra": traffic(statistics=TRIANGLES, weights=800),
     "step-ranks-do-not-matter": rows("equality", {"relative_difference": 1e-15}, {"relative_difference": 1e-6}),
     "step-balanced-inversion": ownership(balanced=12.0),
+    "step-negligible-overhead": modelled(sgd=0.16, stale=0.08, fresh=0.1, sampled=0.2),
+    "step-staleness-speed-up": modelled(sgd=0.16, stale=0.1, fresh=0.1, sampled=0.2),
+    "step-superlinear-to-64-gpus": modelled(sgd=0.16, stale=0.01, fresh=0.1, sampled=0.2, alone=0.1),
+    "step-five-and-a-half-minutes": modelled(sgd=0.16, stale=0.1, fresh=0.1, sampled=0.2),
+    "step-half-is-second-order-at-scale": modelled(sgd=0.16, stale=0.01, fresh=0.1, sampled=0.6),
+    "step-model-predicts-unseen-steps": predicted(model=0.7, last=1.2),
+    "step-model-beats-last-value": predicted(model=0.7, last=1.2),
 }

@@ -1,6 +1,8 @@
 """What decides the claims on one step of K-FAC: shares of its time, bytes sent, balance, equality of rank counts.
 
-Every metric looks at ResNet-50 on the largest number of ranks measured.
+Every metric of a measured step looks at ResNet-50 on the largest number of ranks. Those of a modelled step are exact
+in the model; their intervals are as wide as the model's error on the published steps it was not fitted to (its 95th
+percentile).
 """
 
 from __future__ import annotations
@@ -8,9 +10,15 @@ from __future__ import annotations
 import pandas as pd
 
 from kinji.records.estimates import Estimate, exact, median_estimate
+from kinji.records.tables import load_reference
 
 STEP = ["optimizer", "rank", "repetition"]
 BYTES_PER_NUMBER = 4
+VARIANT = ["fisher", "batch_norm", "stale"]
+SAMPLED = {"fisher": "sampled", "batch_norm": "full", "refreshed": 1.0}
+PLAIN = {"fisher": "empirical", "batch_norm": "unit-wise", "refreshed": 1.0}
+LARGEST_PUBLISHED_GPUS = 2048
+TRAINED_GPUS = 1024
 
 
 def second_order_share(table: pd.DataFrame) -> Estimate | None:
@@ -60,6 +68,99 @@ def rank_count_difference(table: pd.DataFrame) -> Estimate | None:
     rows = largest_case(table, "equality")
     rows = rows[rows["ranks"] > 1] if len(rows) else rows
     return exact(rows["relative_difference"].max()) if len(rows) else None
+
+
+def model_error(table: pd.DataFrame) -> Estimate | None:
+    """Return the median relative error of the model on the published steps that it was not fitted to."""
+    held = held_out_steps(table)
+    if held.empty:
+        return None
+    estimate = median_estimate(held["model_error"].tolist())
+    return Estimate(estimate.value, estimate.low, estimate.high, modelled=True)
+
+
+def model_over_last_value(table: pd.DataFrame) -> Estimate | None:
+    """Return the model's median error over that of the last fitted value, for the variant where it is largest."""
+    held = held_out_steps(table)
+    if held.empty:
+        return None
+    medians = held.groupby(VARIANT)[["model_error", "last_error"]].median()
+    ratio = float((medians["model_error"] / medians["last_error"]).max())
+    return Estimate(ratio, ratio, ratio, modelled=True)
+
+
+def modelled_second_order_share(table: pd.DataFrame) -> Estimate | None:
+    """Return the share of a modelled K-FAC step that SGD does not have, with a sampled Fisher matrix."""
+    parts = modelled_steps(table, "K-FAC", SAMPLED)
+    if LARGEST_PUBLISHED_GPUS not in parts.index:
+        return None
+    step = parts.loc[LARGEST_PUBLISHED_GPUS]
+    return _widened(table, (step["K-FAC"] + step["K-FAC communication"]) / step.sum())
+
+
+def modelled_overhead(table: pd.DataFrame) -> Estimate | None:
+    """Return the modelled step of stale K-FAC over SGD's, on the GPUs of the fastest published training."""
+    stale, sgd = stale_steps(table), modelled_steps(table, "SGD", {})
+    if TRAINED_GPUS not in stale.index or TRAINED_GPUS not in sgd.index:
+        return None
+    return _widened(table, stale[TRAINED_GPUS] / sgd.loc[TRAINED_GPUS].sum())
+
+
+def modelled_staleness_speedup(table: pd.DataFrame) -> Estimate | None:
+    """Return the modelled step with every statistic fresh over the stale one, the median of the numbers of GPUs."""
+    stale, fresh = stale_steps(table), modelled_steps(table, "K-FAC", PLAIN)
+    if stale.empty or fresh.empty:
+        return None
+    return _widened(table, float((fresh.sum(axis=1) / stale).dropna().median()))
+
+
+def modelled_64_over_1(table: pd.DataFrame) -> Estimate | None:
+    """Return the modelled step on 64 GPUs over the one on a single GPU."""
+    seconds = modelled_steps(table, "K-FAC", PLAIN).sum(axis=1)
+    return _widened(table, seconds[64] / seconds[1]) if {1, 64} <= set(seconds.index) else None
+
+
+def modelled_minutes(table: pd.DataFrame) -> Estimate | None:
+    """Return the minutes of the printed number of modelled stale steps on 1,024 GPUs."""
+    stale = stale_steps(table)
+    if TRAINED_GPUS not in stale.index:
+        return None
+    printed = load_reference()["resnet50_spngd"].set_index("gpus")["iterations"]
+    return _widened(table, printed[TRAINED_GPUS] * stale[TRAINED_GPUS] / 60)
+
+
+def held_out_steps(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the published steps that the model was not fitted to, with its error and that of the last value."""
+    if "between_nodes" not in table.columns:
+        return table.iloc[:0]
+    steps = table[(table["quantity"] == "predicted step") & (table["between_nodes"] == "halving")]
+    held = steps[steps["held_out"].astype(bool)]
+    model, last = held["modelled_seconds"], held["last_seconds"]
+    published = held["seconds_per_step"]
+    return held.assign(model_error=(model / published - 1).abs(), last_error=(last / published - 1).abs())
+
+
+def modelled_steps(table: pd.DataFrame, optimizer: str, plan: dict[str, object]) -> pd.DataFrame:
+    """Return the modelled seconds of each part (columns) by the number of GPUs (rows); plan fixes other columns."""
+    rows = table[table["quantity"] == "modelled part"] if "refreshed" in table.columns else table.iloc[:0]
+    if rows.empty:
+        return pd.DataFrame()
+    chosen = (rows["optimizer"] == optimizer) & (rows["network"] == "resnet50")
+    for column, value in plan.items():
+        chosen &= rows[column] == value
+    return rows[chosen].pivot_table(index="gpus", columns="part", values="modelled_seconds")
+
+
+def stale_steps(table: pd.DataFrame) -> pd.Series:
+    """Return the modelled seconds of stale steps by the number of GPUs."""
+    rows = table[table["quantity"] == "modelled part"] if "refreshed" in table.columns else table.iloc[:0]
+    rows = rows[rows["refreshed"] < 1] if len(rows) else rows
+    return rows.groupby("gpus")["modelled_seconds"].sum() if len(rows) else pd.Series(dtype=float)
+
+
+def _widened(table: pd.DataFrame, value: float) -> Estimate:
+    error = held_out_steps(table)["model_error"].quantile(0.95)
+    return Estimate(float(value), float(value * (1 - error)), float(value * (1 + error)), modelled=True)
 
 
 def largest_case(table: pd.DataFrame, quantity: str) -> pd.DataFrame:
