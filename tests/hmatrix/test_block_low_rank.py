@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from numpy.linalg import LinAlgError
@@ -90,6 +92,37 @@ def test_low_rank_tiles_save_memory_and_work():
     factorize_tiles(tiles)
     assert tiles.nbytes < 0.6 * 8 * 2048 * 2049 / 2
     assert tiles.flops.total > 0
+
+
+def test_work_grows_with_nearly_the_square_of_the_size():
+    def work(n, tile_size):
+        tiles, _, _, _ = tile_problem(n, tile_size=tile_size, tolerance=1e-4, diagonal=1.0)
+        tiles.flops.total = 0.0
+        factorize_tiles(tiles)
+        return tiles.flops.total
+
+    assert 1.5 < math.log(work(4096, 128) / work(1024, 64), 4) < 2.2  # a cubic method has 3
+
+
+def test_one_recompression_does_not_raise_the_ranks_of_the_factor():
+    tiles, dense, _, order = tile_problem(1024, tolerance=1e-6, diagonal=1.0)
+    factorize_tiles(tiles)
+    exact = torch.linalg.cholesky(dense[order][:, order]).reshape(8, 128, 8, 128)
+    for (i, j), tile in tiles.tiles.items():
+        if i != j:
+            schur = exact[i, :, j] @ exact[j, :, j].mT  # what is compressed: the tile before the triangular solve
+            singular_values = torch.linalg.svdvals(schur)
+            wanted = int((singular_values > 1e-6 * singular_values[0]).sum())
+            assert tile.left.shape[1] - wanted <= max(1, 0.1 * wanted)
+
+
+@pytest.mark.parametrize("band", [1, 3])
+def test_many_sides_are_solved_as_one_is(band):
+    tiles, dense, x, _ = tile_problem(700, band=band, sides=5)
+    factorize_tiles(tiles)
+    b = dense @ x
+    columns = torch.cat([solve_tiles(tiles, b[:, k : k + 1]) for k in range(5)], dim=1)
+    torch.testing.assert_close(solve_tiles(tiles, b), columns, rtol=1e-9, atol=1e-9)
 
 
 def test_volumes_are_solved_too():

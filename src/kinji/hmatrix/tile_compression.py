@@ -74,7 +74,7 @@ def compress(
             rank = tile.left.shape[1]
             if exhausted or rank + OVERSAMPLING <= len(drawn) or rank == accuracy.max_rank:
                 return tile
-        samples = int(GROWTH * len(drawn))
+        samples = 1 + int(GROWTH * len(drawn))
 
 
 def truncate(left_SM: Tensor, right_SM: Tensor, accuracy: Accuracy, flops: FlopCount) -> LowRankTile:
