@@ -1,13 +1,15 @@
-"""Damped inverses against dense ones."""
+"""Damped inverses against dense ones, and what happens to factors that have none."""
 
-import numpy as np
 import pytest
 import torch
 
+from kinji.kfac import cholesky
+from kinji.kfac.cholesky import prepare, solve
 from kinji.kfac.inverse import (
-    damped_cholesky,
     damping_shifts,
+    eigen_form,
     precondition,
+    precondition_eigen,
     precondition_unit_wise,
     unit_wise_inverse,
 )
@@ -17,9 +19,22 @@ def identity(n: int) -> torch.Tensor:
     return torch.eye(n, dtype=torch.float64)
 
 
-def gram(n: int, samples: int, seed: int) -> torch.Tensor:
-    x = torch.randn(n, samples, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    return x @ x.T / samples
+def gram(n: int, samples: int, seed: int, groups: tuple[int, ...] = ()) -> torch.Tensor:
+    x = torch.randn(*groups, n, samples, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return x @ x.mT / samples
+
+
+def prepared(factor: torch.Tensor, shift: torch.Tensor, name: str = "") -> torch.Tensor:
+    out = torch.full_like(factor, torch.nan)
+    prepare(factor, shift, name, out)
+    return out
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Factors of a few rows take the path of those of thousands."""
+    monkeypatch.setattr(cholesky, "INVERTED", 3)
+    monkeypatch.setattr(cholesky, "BLOCK", 4)
 
 
 def test_shifts_balance_the_mean_eigenvalues_and_multiply_to_the_damping():
@@ -28,6 +43,7 @@ def test_shifts_balance_the_mean_eigenvalues_and_multiply_to_the_damping():
     means = [torch.linalg.eigvalsh(factor).mean() for factor in (a, g)]
     torch.testing.assert_close(shift_a * shift_g, torch.tensor(0.04, dtype=torch.float64))
     torch.testing.assert_close(shift_a / means[0], shift_g / means[1])
+    torch.testing.assert_close((shift_a / shift_g).sqrt(), (means[0] / means[1]).sqrt())
 
 
 def test_silent_layer_gets_equal_shifts():
@@ -35,39 +51,62 @@ def test_silent_layer_gets_equal_shifts():
     assert [shift.item() for shift in damping_shifts(a, silent, 0.04)] == pytest.approx([0.2, 0.2])
 
 
-def test_preconditioning_is_the_inverse_of_the_damped_kronecker_product():
-    a, g, gradient = gram(6, 4, 2), gram(5, 3, 3), torch.randn(5, 6, dtype=torch.float64)
+@pytest.mark.parametrize("groups", [(), (3,)])
+def test_preconditioning_is_the_inverse_of_the_damped_kronecker_product(groups):
+    a, g = gram(6, 4, 2, groups), gram(5, 3, 3, groups)
+    gradient = torch.randn(*groups, 5, 6, dtype=torch.float64)
     shift_a, shift_g = damping_shifts(a, g, 1e-3)
-    lowers = [damped_cholesky(f, s, "", torch.empty_like(f)) for f, s in ((a, shift_a), (g, shift_g))]
-    dense = torch.kron(g + shift_g * identity(5), a + shift_a * identity(6))
+    ours = precondition(gradient, prepared(a, shift_a), prepared(g, shift_g))
+    for k in range(max(1, *groups, 1)):
+        at = (k,) if groups else ()
+        dense = torch.kron(g[at] + shift_g[at] * identity(5), a[at] + shift_a[at] * identity(6))
+        reference = torch.linalg.solve(dense, gradient[at].flatten()).view(5, 6)
+        torch.testing.assert_close(ours[at], reference, rtol=1e-10, atol=1e-12)
+
+
+def test_eigenvalue_form_is_the_inverse_of_the_kronecker_product_damped_as_a_whole():
+    a, g, gradient = gram(6, 4, 2), gram(5, 3, 3), torch.randn(5, 6, dtype=torch.float64)
+    ours = precondition_eigen(gradient, eigen_form(a, ""), eigen_form(g, ""), torch.tensor(1e-3, dtype=torch.float64))
+    dense = torch.kron(g, a) + 1e-3 * identity(30)
     reference = torch.linalg.solve(dense, gradient.flatten()).view(5, 6)
-    torch.testing.assert_close(precondition(gradient, *lowers), reference, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(ours, reference, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("by_columns", [True, False])
-def test_cholesky_factor_is_left_in_the_memory_given_and_the_factor_unharmed(by_columns):
-    factor, shift = gram(4, 9, 6), torch.tensor(0.1, dtype=torch.float64)
-    memory, before = torch.empty(4, 4, dtype=torch.float64), factor.clone()
-    lower = damped_cholesky(factor, shift, "", memory.T if by_columns else memory)
-    torch.testing.assert_close(lower @ lower.T, factor + shift * identity(4))
-    assert lower.data_ptr() == memory.data_ptr() and torch.equal(factor, before)
-    upper_alone = damped_cholesky(factor.triu(), shift, "", torch.empty_like(factor))
-    assert torch.equal(upper_alone, lower)
+@pytest.mark.parametrize("n", [1, 3, 4, 5, 8, 11])
+@pytest.mark.parametrize("groups", [(), (2,)])
+def test_factors_in_blocks_solve_like_dense_ones(small_blocks, n, groups):
+    factor, shift = gram(n, n, n, groups), torch.full(groups, 0.1, dtype=torch.float64)
+    right = torch.randn(*groups, n, 3, dtype=torch.float64)
+    before = factor.clone()
+    ours = solve(prepared(factor, shift), right)
+    torch.testing.assert_close(ours, torch.linalg.solve(factor + 0.1 * identity(n), right), rtol=1e-10, atol=1e-12)
+    assert torch.equal(before, factor)
+
+
+@pytest.mark.parametrize("n", [3, 700])
+def test_single_precision_is_tried_again_in_double(n, recwarn):
+    """The damping is lost in single precision, where the damped factor is singular."""
+    ones = torch.ones(n, n)
+    inverse = solve(prepared(ones, torch.tensor(1e-8)), torch.eye(n))
+    assert not recwarn.list and inverse.isfinite().all()
+    reference = torch.linalg.inv(ones.double() + 1e-8 * identity(n)).float()
+    assert (inverse - reference).norm() < 1e-2 * reference.norm()
 
 
 def test_indefinite_factor_gets_more_damping_and_a_warning_that_names_it():
     indefinite = torch.diag(torch.tensor([1.0, -0.5, 2.0]))
     with pytest.warns(UserWarning, match="conv3: factor A is indefinite"):
-        lower = damped_cholesky(indefinite, torch.tensor(1e-4), "conv3: factor A", torch.empty(3, 3))
-    assert torch.isfinite(lower).all()
-    assert (lower @ lower.T - indefinite).diagonal().min() > 0.5
+        inverse = prepared(indefinite, torch.tensor(1e-4), "conv3: factor A")
+    assert torch.linalg.eigvalsh(inverse).min() > 0
 
 
 def test_non_finite_factor_is_refused_by_name():
     broken = identity(3)
     broken[1, 1] = torch.nan
-    with pytest.raises(np.linalg.LinAlgError, match="fc: factor G is not finite"):
-        damped_cholesky(broken, torch.tensor(0.1), "fc: factor G", torch.empty_like(broken))
+    with pytest.raises(torch.linalg.LinAlgError, match="fc: factor G is not finite"):
+        prepared(broken, torch.tensor(0.1, dtype=torch.float64), "fc: factor G")
+    with pytest.raises(torch.linalg.LinAlgError, match="fc is not finite"):
+        eigen_form(broken, "fc")
 
 
 @pytest.mark.parametrize("damping", [1e-1, 1e-6])
@@ -90,5 +129,5 @@ def test_perfectly_correlated_channels_stay_positive_in_single_precision():
 
 
 def test_singular_channel_without_damping_is_refused_by_name():
-    with pytest.raises(np.linalg.LinAlgError, match="bn1"):
+    with pytest.raises(torch.linalg.LinAlgError, match="bn1"):
         unit_wise_inverse(torch.ones(3, 1), 0.0, "bn1")

@@ -20,7 +20,17 @@ def test_round_trip_of_exactly_one_triangle(n):
     pack([symmetric], vector, symmetric=True)
     assert torch.equal(vector.sort().values, symmetric[torch.tril_indices(n, n).unbind()].sort().values)
     unpack(vector, [restored], symmetric=True)
-    assert torch.equal(restored, symmetric.triu())
+    assert torch.equal(restored, symmetric)
+
+
+@pytest.mark.parametrize("n", [1, 4, 5])
+def test_matrices_of_a_layers_groups_travel_as_triangles(n):
+    squares = torch.randn(3, n, n)
+    symmetric = squares + squares.mT
+    vector, restored = torch.empty(3 * n * (n + 1) // 2), torch.full_like(squares, torch.nan)
+    pack([symmetric], vector, symmetric=True)
+    unpack(vector, [restored], symmetric=True)
+    assert torch.equal(restored, symmetric)
 
 
 TENSORS = [torch.arange(6.0).view(2, 3), torch.tensor(7.0), torch.empty(0), torch.arange(4.0)]

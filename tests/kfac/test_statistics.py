@@ -5,7 +5,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kinji.kfac.statistics import add_kronecker_factors, unit_wise_fisher
+from kinji.kfac.statistics import (
+    add_input_factor,
+    add_output_factor,
+    normalization_gradients,
+    unit_wise_fisher,
+)
 
 CONVOLUTIONS = {
     "plain": {"kernel_size": 3},
@@ -18,10 +23,12 @@ CONVOLUTIONS = {
 
 
 def kronecker_factors(layer: nn.Linear | nn.Conv2d, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-    inputs, outputs = layer.weight[0].numel() + (layer.bias is not None), len(layer.weight)
-    a, b = x.new_full((inputs, inputs), torch.nan), x.new_full((outputs, outputs), torch.nan)
+    groups = (layer.groups,) if isinstance(layer, nn.Conv2d) and layer.groups > 1 else ()
+    inputs, outputs = layer.weight[0].numel() + (layer.bias is not None), len(layer.weight) // max(1, *groups, 1)
+    a, b = (x.new_full((*groups, n, n), torch.nan) for n in (inputs, outputs))
     with torch.no_grad():
-        add_kronecker_factors(layer, x, g, a, b, fresh=True)
+        add_input_factor(layer, x, a, fresh=True)
+        add_output_factor(layer, g, b, fresh=True)
     return a, b
 
 
@@ -56,6 +63,27 @@ def test_convolution_factors_are_mean_over_positions_for_a_and_sum_for_g(options
     g = output_gradient(layer, x, torch.arange(5) % 4)
     for ours, reference in zip(kronecker_factors(layer, x, g), factors_by_loops(layer, x, g), strict=True):
         torch.testing.assert_close(ours, reference, rtol=1e-12, atol=1e-14)
+
+
+def test_groups_have_the_factors_of_convolutions_of_their_own():
+    torch.manual_seed(6)
+    grouped = nn.Conv2d(4, 6, 3, padding=1, groups=2, dtype=torch.float64)
+    x, g = torch.randn(3, 4, 5, 5, dtype=torch.float64), torch.randn(3, 6, 5, 5, dtype=torch.float64)
+    a, b = kronecker_factors(grouped, x, g)
+    for k in range(2):
+        alone = nn.Conv2d(2, 3, 3, padding=1, dtype=torch.float64)
+        reference = kronecker_factors(alone, x[:, 2 * k : 2 * k + 2], g[:, 3 * k : 3 * k + 3])
+        torch.testing.assert_close((a[k], b[k]), reference, rtol=1e-12, atol=1e-14)
+
+
+def test_operands_in_half_precision_are_rounded_and_sums_are_not():
+    layer, x = nn.Linear(4, 2), torch.randn(50, 4)
+    exact, rounded, reference = (torch.empty(5, 5) for _ in range(3))
+    add_input_factor(layer, x, exact, fresh=True)
+    add_input_factor(layer, x, rounded, fresh=True, dtype=torch.bfloat16)
+    add_input_factor(layer, x.bfloat16().float(), reference, fresh=True)
+    torch.testing.assert_close(rounded, reference)
+    assert not torch.equal(exact, rounded) and (exact - rounded).norm() < 0.01 * exact.norm()
 
 
 def test_linear_factors_use_the_gradients_of_single_examples():
@@ -100,7 +128,7 @@ def test_unit_wise_blocks_square_before_the_mean(training, shape):
     x, g = torch.randn(shape, dtype=torch.float64), torch.randn(shape, dtype=torch.float64)
     axes = [axis for axis in range(x.ndim) if axis != 1]
     mean, var = (x.mean(axes), x.var(axes, correction=0)) if training else (layer.running_mean, layer.running_var)
-    ours = unit_wise_fisher(layer, x, g, training)
+    ours = unit_wise_fisher(*normalization_gradients(layer, x, g, training))
     for channel in range(3):
         normalized = (x[:, channel] - mean[channel]) / (var[channel] + layer.eps).sqrt()
         scale = 6 * (g[:, channel] * normalized).flatten(1).sum(1) if x.ndim > 2 else 6 * g[:, channel] * normalized
@@ -117,5 +145,6 @@ def test_factors_add_up_over_calls():
     )
     once = kronecker_factors(layer, x, g)
     sums = [factor.clone() for factor in once]
-    add_kronecker_factors(layer, x, g, *sums, fresh=False)
+    add_input_factor(layer, x, sums[0], fresh=False)
+    add_output_factor(layer, g, sums[1], fresh=False)
     torch.testing.assert_close(sums, [2 * factor for factor in once])

@@ -41,6 +41,7 @@ Row = dict[str, int | float | str | bool]
 PARTS = ("forward", "backward", "normalization", "SGD communication", "update", "K-FAC", "K-FAC communication")
 STAGES = {
     "accumulate": "K-FAC",
+    "start_statistics": "K-FAC communication",
     "reduce_gradients": "SGD communication",
     "reduce_statistics": "K-FAC communication",
     "invert": "K-FAC",

@@ -1,8 +1,9 @@
 """Kronecker-factored natural gradient descent, distributed by layer ownership.
 
-Files in the order the data flows: `statistics` (one batch's factors) -> `inverse` (damping) -> `blocks` (what
-belongs together) -> `ownership` (who inverts what) -> `packing`, `communicator` (how it travels) ->
-`optimizer` (the stages of a step).
+Files in the order the data flows: `products` (fast ones) -> `fisher` (whose gradients) -> `recorder` (hooks) ->
+`statistics` (one batch's factors) -> `cholesky`, `inverse` (damping) -> `blocks` (what belongs together) -> `staleness`
+(when) -> `ownership` (who inverts what) -> `packing`, `communicator` (how it travels) -> `state`, `update`, `options`
+-> `optimizer` (the stages of a step).
 """
 
 from kinji.kfac.communicator import Communicator, MPICommunicator, SerialCommunicator, TorchCommunicator

@@ -1,7 +1,9 @@
-"""The two collectives of the method, over torch.distributed, MPI or nothing, their bytes counted.
+"""What travels between ranks, over torch.distributed, MPI or nothing, its bytes counted.
 
-Statistics and gradients are summed onto their owners (ReduceScatterV), updated weights go back to everyone
-(AllGatherV).
+The method has two collectives: ReduceScatterV brings statistics and gradients to their owners, AllGatherV brings
+updated weights back. Both are made of one direct exchange between every pair of ranks, which can run in the
+background, takes any type of number, and leaves sums to their owner: they are formed in the order of the ranks and in
+full precision, whatever precision travelled.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, distributed
 
-from kinji.kfac.packing import pack, split_like
+from kinji.kfac.packing import pack, packed_lengths, split_like
 
 
 class Communicator(Protocol):
@@ -22,29 +24,14 @@ class Communicator(Protocol):
     rank: int
     size: int
     carried_bytes: Counter[str]
-    """Length of the vectors reduced or gathered so far, by what they held, without any padding."""
+    """Length of the vectors reduced or gathered so far, by what they held."""
 
-    def reduce_scatter_v(self, segments: Sequence[Tensor], content: str) -> Tensor:
-        """Sum every rank's ``segments[k]`` onto rank k; segments may differ in length."""
+    def start(self, segments: Sequence[Tensor], received: Sequence[Tensor]) -> Callable[[], None]:
+        """Start to send every other rank k ``segments[k]`` and to receive ``received[k]`` from it.
+
+        Segments are pieces of one vector; any may be empty. Return what waits for the end.
+        """
         ...
-
-    def all_gather_v(self, segment: Tensor, lengths: Sequence[int], content: str) -> list[Tensor]:
-        """Give every rank the segments of all ranks, rank k's being ``lengths[k]`` long."""
-        ...
-
-
-class Workspace:
-    """Vectors kept by name between steps; what they hold lasts until their name is asked for again."""
-
-    def __init__(self) -> None:
-        self._kept: dict[str, Tensor] = {}
-
-    def vectors(self, name: str, lengths: Sequence[int], like: Tensor) -> list[Tensor]:
-        """Return vectors of some lengths, of the type and device of ``like``."""
-        kept = self._kept.get(name)
-        if kept is None or len(kept) != sum(lengths) or kept.dtype != like.dtype or kept.device != like.device:
-            kept = self._kept[name] = like.new_empty(sum(lengths))
-        return list(kept.split(list(lengths)))
 
 
 class SerialCommunicator:
@@ -56,17 +43,13 @@ class SerialCommunicator:
     def __init__(self) -> None:
         self.carried_bytes: Counter[str] = Counter()
 
-    def reduce_scatter_v(self, segments: Sequence[Tensor], content: str) -> Tensor:
-        """Return the only segment."""
-        return segments[0]
-
-    def all_gather_v(self, segment: Tensor, lengths: Sequence[int], content: str) -> list[Tensor]:
-        """Return the only segment."""
-        return [segment]
+    def start(self, segments: Sequence[Tensor], received: Sequence[Tensor]) -> Callable[[], None]:
+        """Send nothing."""
+        return lambda: None
 
 
 class TorchCommunicator:
-    """Collectives of `torch.distributed` (gloo on CPUs, NCCL on GPUs).
+    """Exchanges of `torch.distributed` (gloo on CPUs, NCCL on GPUs; the latter not yet run on a GPU).
 
     Parameters
     ----------
@@ -79,36 +62,19 @@ class TorchCommunicator:
         self.rank = distributed.get_rank(group)
         self.size = distributed.get_world_size(group)
         self.carried_bytes: Counter[str] = Counter()
-        self._workspace = Workspace()
 
-    def reduce_scatter_v(self, segments: Sequence[Tensor], content: str) -> Tensor:
-        """Sum every rank's ``segments[k]`` onto rank k, in the order of the ranks.
-
-        Every pair of ranks exchanges its two segments directly: gloo's own reduce_scatter of uneven segments takes
-        several times as long.
-        """
-        self.carried_bytes[content] += sum(segment.nbytes for segment in segments)
-        mine = segments[self.rank]
-        received = self._workspace.vectors(f"{content} received", [len(mine)] * self.size, mine)
-        received[self.rank].copy_(mine)
+    def start(self, segments: Sequence[Tensor], received: Sequence[Tensor]) -> Callable[[], None]:
+        """Start to exchange segments with every other rank."""
         others = [rank for rank in range(self.size) if rank != self.rank]
-        sends = [self._transfer(distributed.isend, segments[rank], rank) for rank in others]
-        receives = [self._transfer(distributed.irecv, received[rank], rank) for rank in others]
-        for request in distributed.batch_isend_irecv(sends + receives):
-            request.wait()
-        for segment in received[1:]:
-            received[0] += segment
-        return received[0]
+        transfers = [self._transfer(distributed.isend, segments[k], k) for k in others if len(segments[k])]
+        transfers += [self._transfer(distributed.irecv, received[k], k) for k in others if len(received[k])]
+        requests = distributed.batch_isend_irecv(transfers) if transfers else []
 
-    def all_gather_v(self, segment: Tensor, lengths: Sequence[int], content: str) -> list[Tensor]:
-        """Give every rank the segments of all ranks, padded to one length, as gloo gathers no other."""
-        self.carried_bytes[content] += sum(lengths) * segment.element_size()
-        (padded,) = self._workspace.vectors(f"{content} sent", [max(lengths)], segment)
-        padded[: len(segment)] = segment
-        padded[len(segment) :] = 0
-        gathered = self._workspace.vectors(f"{content} received", [max(lengths)] * self.size, segment)
-        distributed.all_gather(gathered, padded, group=self.group)
-        return [piece[:length] for piece, length in zip(gathered, lengths, strict=True)]
+        def wait() -> None:
+            for request in requests:
+                request.wait()
+
+        return wait
 
     def _transfer(self, way: Callable[..., Any], segment: Tensor, other: int) -> distributed.P2POp:
         peer = distributed.get_global_rank(self.group, other) if self.group else other
@@ -116,7 +82,7 @@ class TorchCommunicator:
 
 
 class MPICommunicator:
-    """Collectives of an mpi4py communicator, on CPU tensors.
+    """Exchanges of an mpi4py communicator, on CPU tensors.
 
     Parameters
     ----------
@@ -130,66 +96,128 @@ class MPICommunicator:
         self.size: int = comm.Get_size()
         self.carried_bytes: Counter[str] = Counter()
 
-    def reduce_scatter_v(self, segments: Sequence[Tensor], content: str) -> Tensor:
-        """Sum every rank's ``segments[k]`` onto rank k."""
-        self.carried_bytes[content] += sum(segment.nbytes for segment in segments)
-        mine = torch.empty_like(segments[self.rank])
-        lengths = [len(segment) for segment in segments]
-        self.comm.Reduce_scatter(torch.cat(list(segments)).numpy(), mine.numpy(), lengths)
-        return mine
+    def start(self, segments: Sequence[Tensor], received: Sequence[Tensor]) -> Callable[[], None]:
+        """Start to exchange segments with every other rank."""
+        sent, arriving = (self._message(pieces) for pieces in (segments, received))
+        request = self.comm.Ialltoallv(sent, arriving)
 
-    def all_gather_v(self, segment: Tensor, lengths: Sequence[int], content: str) -> list[Tensor]:
-        """Give every rank the segments of all ranks."""
-        self.carried_bytes[content] += sum(lengths) * segment.element_size()
-        gathered = segment.new_empty(sum(lengths))
-        self.comm.Allgatherv(segment.contiguous().numpy(), (gathered.numpy(), list(lengths)))
-        return list(gathered.split(list(lengths)))
+        def wait(_memory: Any = (sent, arriving)) -> None:
+            request.Wait()
+
+        return wait
+
+    def _message(self, pieces: Sequence[Tensor]) -> list[Any]:
+        """Describe pieces of one vector to MPI, as bytes, as it knows no half precision; nothing goes to oneself."""
+        storage = torch.empty(0, dtype=torch.uint8).set_(pieces[0].untyped_storage())
+        counts = [0 if rank == self.rank else piece.nbytes for rank, piece in enumerate(pieces)]
+        starts = [piece.storage_offset() * piece.element_size() for piece in pieces]
+        return [storage.numpy(), (counts, starts)]
+
+
+class Workspace:
+    """Vectors kept by name between steps; what they hold lasts until their name is asked for again."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
+
+    def vectors(self, name: str, lengths: Sequence[int], like: Tensor) -> list[Tensor]:
+        """Return pieces of one vector, of the type and device of ``like``."""
+        kept = self._kept.get(name)
+        if kept is None or len(kept) != sum(lengths) or kept.dtype != like.dtype or kept.device != like.device:
+            kept = self._kept[name] = like.new_empty(sum(lengths))
+        return list(kept.split(list(lengths)))
+
+
+class Parcel:
+    """Tensors on their way to the rank that owns them: their average over the ranks.
+
+    Parameters
+    ----------
+    tensors
+        What each rank owns; all ranks have all of them.
+    symmetric
+        Of each tensor, whether it travels as a triangle.
+    """
+
+    def __init__(self, tensors: Sequence[Sequence[Tensor]], symmetric: Sequence[Sequence[bool]] | None = None) -> None:
+        self.tensors = tensors
+        self.symmetric = symmetric or [[False] * len(of_rank) for of_rank in tensors]
+
+    def lengths(self, rank: int) -> list[int]:
+        """How many numbers each tensor of a rank takes."""
+        pairs = zip(self.tensors[rank], self.symmetric[rank], strict=True)
+        return [length for tensor, symmetric in pairs for length in packed_lengths([tensor], symmetric)]
+
+    def pack(self, rank: int, vector: Tensor) -> None:
+        """Write the tensors of a rank into a vector."""
+        pieces = vector.split(self.lengths(rank))
+        for tensor, symmetric, piece in zip(self.tensors[rank], self.symmetric[rank], pieces, strict=True):
+            pack([tensor], piece, symmetric)
 
 
 class Exchange:
-    """Lists of tensors through the collectives of a communicator.
+    """The collectives of the method.
 
     Parameters
     ----------
     communicator
         Of one or more ranks.
     like
-        A tensor of the type and device of everything that travels.
+        A tensor of the type and device of everything that is averaged or gathered.
     """
 
     def __init__(self, communicator: Communicator, like: Tensor) -> None:
         self.communicator = communicator
+        self.dtype, self.device = like.dtype, like.device
         self._like = like
         self._workspace = Workspace()
 
-    def vectors(self, content: str, lengths: Sequence[int]) -> list[Tensor]:
-        """Return memory for what goes to each owner."""
-        return self._workspace.vectors(content, lengths, self._like)
+    def start_average(
+        self, parcel: Parcel, content: str, name: str, dtype: torch.dtype | None = None
+    ) -> Callable[[], Tensor]:
+        """Start to average a parcel over the ranks, onto the owners.
 
-    def average(self, vectors: Sequence[Tensor], content: str) -> Tensor:
-        """Average ``vectors[k]`` over the ranks, onto rank k."""
-        return self.communicator.reduce_scatter_v(vectors, content).div_(self.communicator.size)
+        Parameters
+        ----------
+        content
+            Under what its bytes are counted.
+        name
+            Of its memory, which is in use until the average has been read.
+        dtype
+            In which it travels; that of ``like`` if None. The sum is formed in that of ``like``.
 
-    def average_onto_owners(self, owned: Sequence[Sequence[Tensor]], content: str) -> list[Tensor]:
-        """Average the tensors ``owned[k]`` over the ranks, onto rank k."""
-        mine = owned[self.communicator.rank]
-        if self.communicator.size == 1:
-            return list(mine)
-        vectors = self.vectors(content, [_numbers(tensors) for tensors in owned])
-        for tensors, vector in zip(owned, vectors, strict=True):
-            pack(tensors, vector, symmetric=False)
-        return split_like(self.average(vectors, content), mine)
+        Returns
+        -------
+        callable
+            Waits, and returns the vector of this rank.
+        """
+        rank, size = self.communicator.rank, self.communicator.size
+        like = self._like.to(dtype or self._like.dtype)
+        segments = self._workspace.vectors(name, [sum(parcel.lengths(k)) for k in range(size)], like)
+        for owner, segment in enumerate(segments):
+            parcel.pack(owner, segment)
+        received = self._workspace.vectors(f"{name} received", [len(segments[rank])] * size, like)
+        received[rank].copy_(segments[rank])
+        self.communicator.carried_bytes[content] += sum(segment.nbytes for segment in segments)
+        wait = self.communicator.start(segments, received)
+
+        def finish() -> Tensor:
+            wait()
+            total = received[0].to(self._like.dtype)
+            for segment in received[1:]:
+                total += segment
+            return total.div_(size)
+
+        return finish
 
     def gather_from_owners(self, owned: Sequence[Sequence[Tensor]], content: str) -> list[list[Tensor]]:
         """Give every rank the tensors that rank k holds in ``owned[k]``; the others' give only shapes."""
-        if self.communicator.size == 1:
+        rank, size = self.communicator.rank, self.communicator.size
+        if size == 1:
             return [list(owned[0])]
-        lengths = [_numbers(tensors) for tensors in owned]
-        (mine,) = self.vectors(content, [lengths[self.communicator.rank]])
-        pack(owned[self.communicator.rank], mine, symmetric=False)
-        segments = self.communicator.all_gather_v(mine, lengths, content)
-        return [split_like(segment, tensors) for segment, tensors in zip(segments, owned, strict=True)]
-
-
-def _numbers(tensors: Sequence[Tensor]) -> int:
-    return sum(tensor.numel() for tensor in tensors)
+        lengths = [sum(tensor.numel() for tensor in tensors) for tensors in owned]
+        received = self._workspace.vectors(f"{content} received", lengths, self._like)
+        pack(owned[rank], received[rank], symmetric=False)
+        self.communicator.carried_bytes[content] += sum(lengths) * self._like.element_size()
+        self.communicator.start([received[rank]] * size, received)()
+        return [split_like(segment, tensors) for segment, tensors in zip(received, owned, strict=True)]

@@ -1,122 +1,107 @@
-"""Stage 2: damping and inversion of the Fisher blocks.
+"""Stage 3: damping and inversion of the Fisher blocks.
 
-A Kronecker block is damped factor by factor (factored Tikhonov damping, Martens and Grosse 2015, as SP-NGD
-uses it). With ``l`` the damping, its inverse is ``(G + sqrt(l) / pi I)^-1 (x) (A + pi sqrt(l) I)^-1``, where
-``pi^2 = mean eigenvalue of A / mean eigenvalue of G``.
+A Kronecker block is damped factor by factor (factored Tikhonov damping, Martens and Grosse 2015, as SP-NGD uses it).
+With ``l`` the damping, its inverse is ``(G + sqrt(l) / pi I)^-1 (x) (A + pi sqrt(l) I)^-1``, where
+``pi^2 = mean eigenvalue of A / mean eigenvalue of G``. The eigenvalue form is ``(G (x) A + l I)^-1`` without that
+approximation, for several times the work.
 
-No inverse is formed: the Cholesky factors are kept and applied by two triangular solves, which cost the
-operations of the product with an inverse. That leaves ``n^3 / 3`` operations of the ``n^3`` that factoring
-and inverting take, and is the more accurate of the two.
-
-Dimension letters: i inputs (with the bias's coordinate), o outputs, c channels, b factors of one size, n that
-size.
+Dimension letters: i inputs (with the bias's coordinate), o outputs, p pairs of scale and shift, n size of a factor;
+... groups of a convolution, if any.
 """
 
 from __future__ import annotations
 
-import warnings
-
-import numpy as np
 import torch
 from torch import Tensor
 
-ATTEMPTS = 24
-"""Times ten to this power: how far the damping of an indefinite factor is raised before giving up."""
+from kinji.kfac.cholesky import solve
+from kinji.kfac.products import times_transposed
 
 
 def damping_shifts(a_ii: Tensor, g_oo: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     """Split the damping between the two factors of a block by the pi correction.
 
+    Parameters
+    ----------
+    a_ii, g_oo
+        The factors, each a matrix or, for a diagonal one, its diagonal.
+
     Returns
     -------
-    tuple of 0-dimensional tensors
+    tuple of tensors (...)
         What to add to the diagonals of ``A`` and of ``G``. A factor that vanishes (a layer that saw no
         signal) has no pi; there it is 1.
     """
-    mean_a, mean_g = a_ii.diagonal().mean(), g_oo.diagonal().mean()
+    mean_a, mean_g = (_diagonal(factor).mean(-1) for factor in (a_ii, g_oo))
     pi = torch.where((mean_a > 0) & (mean_g > 0), (mean_a / mean_g).sqrt(), torch.ones_like(mean_a))
     return pi * damping**0.5, damping**0.5 / pi
 
 
-def damped_cholesky(factor: Tensor, shift: Tensor, name: str, out: Tensor) -> Tensor:
-    """Factor ``factor + shift I = L L^T`` in place of ``out``.
-
-    Parameters
-    ----------
-    factor : (n, n)
-        Symmetric positive semi-definite; only the upper triangle is read.
-    shift : ()
-        Its damping.
-    name
-        What to call it in a message.
-    out : (n, n)
-        Where to put ``L``; best stored by columns, as LAPACK wants it.
-
-    Returns
-    -------
-    (n, n)
-        ``out``. A factor that rounding has made indefinite is given ten times more damping until it is not, with a
-        warning.
+def eigen_form(factor: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """Return the eigenvectors (by columns) and the eigenvalues, not below zero, of a factor (..., n, n).
 
     Raises
     ------
-    numpy.linalg.LinAlgError
-        The factor is not finite, or stays indefinite.
+    torch.linalg.LinAlgError
+        The factor is not finite, or its eigenvalues do not converge.
     """
-    if _factored(factor, shift, out):
-        return out
-    shift = torch.maximum(shift, torch.finfo(factor.dtype).eps * factor.diagonal().abs().mean())
-    for _ in range(ATTEMPTS if factor.isfinite().all() else 0):
-        shift = 10 * shift
-        if _factored(factor, shift, out):
-            warnings.warn(f"{name} is indefinite; its damping was raised to {shift.item():.3g}", stacklevel=2)
-            return out
-    raise np.linalg.LinAlgError(f"{name} is not finite or not positive semi-definite; no damping mends it")
+    if not factor.isfinite().all():
+        raise torch.linalg.LinAlgError(f"{name} is not finite")
+    try:
+        values, vectors = torch.linalg.eigh(factor)
+    except torch.linalg.LinAlgError:
+        values, vectors = (part.to(factor.dtype) for part in torch.linalg.eigh(factor.double()))
+    return vectors, values.clamp_min(0)
 
 
-def precondition(gradient_oi: Tensor, lower_ii: Tensor, lower_oo: Tensor) -> Tensor:
-    """Apply ``(G (x) A)^-1`` to a gradient: ``G^-1 gradient A^-1``, from the two lower Cholesky factors."""
-    right_oi = torch.cholesky_solve(gradient_oi.T, lower_ii).T
-    return torch.cholesky_solve(right_oi, lower_oo)
+def precondition(gradient_oi: Tensor, prepared_ii: Tensor, prepared_oo: Tensor) -> Tensor:
+    """Apply ``(G (x) A)^-1`` to a gradient: ``G^-1 gradient A^-1``, from factors that `cholesky.prepare` made ready."""
+    return solve(prepared_oo, solve(prepared_ii, gradient_oi.mT).mT)
 
 
-def unit_wise_inverse(fisher_3c: Tensor, damping: float, name: str) -> Tensor:
-    """Invert ``F + damping I`` for each channel's 2 x 2 matrix in closed form.
+def precondition_eigen(
+    gradient_oi: Tensor, a: tuple[Tensor, Tensor], g: tuple[Tensor, Tensor], damping: Tensor
+) -> Tensor:
+    """Apply ``(G (x) A + damping I)^-1`` to a gradient, from the factors' eigenvectors and eigenvalues."""
+    (vectors_ii, values_i), (vectors_oo, values_o) = a, g
+    rotated_oi = times_transposed(vectors_oo.mT, times_transposed(vectors_ii.mT, gradient_oi))
+    rotated_oi /= values_o[..., :, None] * values_i[..., None, :] + damping
+    return times_transposed(vectors_oo, times_transposed(vectors_ii, rotated_oi))
+
+
+def unit_wise_inverse(fisher_3p: Tensor, damping: float, name: str) -> Tensor:
+    """Invert ``F + damping I`` for each 2 x 2 matrix in closed form.
 
     Parameters
     ----------
-    fisher_3c : (3, c)
+    fisher_3p : (3, p)
         Upper triangles, as `kinji.kfac.statistics.unit_wise_fisher` forms them.
 
     Returns
     -------
-    (3, c)
+    (3, p)
         Upper triangles of the inverses.
 
     Raises
     ------
-    numpy.linalg.LinAlgError
-        A channel's matrix is singular (only without damping) or not finite.
+    torch.linalg.LinAlgError
+        A matrix is singular (only without damping) or not finite.
     """
-    scale_c, cross_c, shift_c = fisher_3c
+    scale_p, cross_p, shift_p = fisher_3p
     # a Gram matrix's determinant is not negative, but its rounding may be
-    gram_c = (scale_c * shift_c - cross_c * cross_c).clamp_min(0)
-    determinant_c = gram_c + damping * (scale_c + shift_c) + damping * damping
-    inverse_3c = torch.stack([shift_c + damping, -cross_c, scale_c + damping]) / determinant_c
-    if not inverse_3c.isfinite().all():
-        raise np.linalg.LinAlgError(f"{name}: a channel's 2 x 2 matrix has no inverse; damping is {damping}")
-    return inverse_3c
+    gram_p = (scale_p * shift_p - cross_p * cross_p).clamp_min(0)
+    determinant_p = gram_p + damping * (scale_p + shift_p) + damping * damping
+    inverse_3p = torch.stack([shift_p + damping, -cross_p, scale_p + damping]) / determinant_p
+    if not inverse_3p.isfinite().all():
+        raise torch.linalg.LinAlgError(f"{name}: a 2 x 2 matrix has no inverse; damping is {damping}")
+    return inverse_3p
 
 
-def precondition_unit_wise(scale_c: Tensor, shift_c: Tensor, inverse_3c: Tensor) -> tuple[Tensor, Tensor]:
-    """Apply each channel's 2 x 2 inverse to the gradients of its scale and shift."""
-    first_c, cross_c, last_c = inverse_3c
-    return first_c * scale_c + cross_c * shift_c, cross_c * scale_c + last_c * shift_c
+def precondition_unit_wise(scale_p: Tensor, shift_p: Tensor, inverse_3p: Tensor) -> tuple[Tensor, Tensor]:
+    """Apply each 2 x 2 inverse to the gradients of its scale and shift."""
+    first_p, cross_p, last_p = inverse_3p
+    return first_p * scale_p + cross_p * shift_p, cross_p * scale_p + last_p * shift_p
 
 
-def _factored(factor: Tensor, shift: Tensor, out: Tensor) -> bool:
-    """Put the Cholesky factor of the damped matrix into ``out`` and tell whether there is one."""
-    out.copy_(factor.T).diagonal().add_(shift)  # both stored by columns: the upper triangle lands in the lower
-    failed = torch.empty((), dtype=torch.int32, device=out.device)
-    torch.linalg.cholesky_ex(out, out=(out, failed))
-    return not failed.item()
+def _diagonal(factor: Tensor) -> Tensor:
+    return factor if factor.ndim == 1 else factor.diagonal(dim1=-2, dim2=-1)

@@ -2,11 +2,12 @@
 
 One step, on each of the ranks that share the work:
 
-1. while the loss is computed and differentiated, every rank forms the statistics of its part of the batch
-   (`accumulate`);
-2. ReduceScatterV brings gradients and statistics to the rank that owns each layer (`reduce_gradients`,
+1. while the loss is differentiated, every rank forms the statistics of its part of the batch (`accumulate`); those of
+   inputs are formed first and travel while the backward pass goes on (`start_statistics`);
+2. ReduceScatterV brings gradients and the other statistics to the rank that owns each layer (`reduce_gradients`,
    `reduce_statistics`);
-3. owners invert (`invert`), precondition (`precondition`) and update (`update`) their layers;
+3. owners average statistics over steps and invert (`invert`), precondition (`precondition`) and update (`update`) their
+   layers;
 4. AllGatherV gives the updated weights to everyone (`gather_weights`).
 
 Only the ReduceScatterV of the statistics is traffic that SGD does not have: the other two collectives are the
@@ -15,71 +16,109 @@ two halves of its all-reduce. With one rank the collectives do nothing.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, astuple
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from kinji.kfac.blocks import BatchNormRule, Block, KroneckerBlock, fisher_blocks
-from kinji.kfac.communicator import Communicator, Exchange, SerialCommunicator
+from kinji.kfac.blocks import Batch, Block, InverseForm, KroneckerBlock, NormalizationRule, fisher_blocks
+from kinji.kfac.communicator import Communicator, Exchange, Parcel, SerialCommunicator
+from kinji.kfac.fisher import FisherKind, Likelihood, output_gradients
+from kinji.kfac.options import grouped_parameters, refuse_choices, refuse_group
 from kinji.kfac.ownership import OwnershipRule, assign_owners
-from kinji.kfac.packing import pack as pack_tensors
-from kinji.kfac.packing import packed_lengths, unpack
+from kinji.kfac.packing import split_like, unpack
+from kinji.kfac.recorder import Recorder
+from kinji.kfac.staleness import Adaptive, Clock, next_interval
+from kinji.kfac.state import BlockState, on_device, portable
+from kinji.kfac.update import MomentumRule, RescalingRule, rescaled, velocity
 
 logger = logging.getLogger(__name__)
 
+Statistic = tuple[Block, int]
+"""A block and the number of one of its statistics."""
 Proposal = list[tuple[Tensor, Tensor]]
 """New weight and velocity of each parameter of a block."""
 
 
 class KFAC(torch.optim.Optimizer):
-    """Natural gradient descent with a block-diagonal empirical Fisher matrix.
+    """Natural gradient descent with a block-diagonal Fisher matrix.
 
-    Blocks are Kronecker-factored, unit-wise or, for parameters of no supported layer, the identity.
+    Blocks are Kronecker-factored, those of normalizations small matrices, those of other parameters the identity.
 
     The update is ``w += -lr (F^-1 g + weight_decay w) + momentum v``, where ``v`` is the previous change of
-    ``w``. The loss must be the mean over the batch; several backward passes before a step count as one batch
-    if each loss was divided by their number. Every supported layer is called once per forward pass.
+    ``w``. The loss must be the mean over the batch, the first dimension of each layer's input. Every supported layer
+    is called once per forward pass.
 
     Parameters
     ----------
     model
-        The network. Linear layers, convolutions without groups and batch normalizations are preconditioned,
-        other parameters follow the first-order rule (same formula, ``F = I``) and are named in a warning of
-        the log.
-    lr, momentum, damping, weight_decay
-        Also entries of ``param_groups[0]``, which a schedule may change between steps.
-    statistics_decay
-        Weight of the past in the running average of the statistics; 0 is the published method.
-    refresh_interval
-        Steps between two refreshes of statistics and inverses.
-    rescale_weights
-        Whether each weight of a linear layer or convolution is scaled to the norm ``sqrt(2 d_out)`` after its
-        update, as published; ``v`` is then the change that includes the scaling.
-    batch_norm
-        ``unit-wise``: 2 x 2 blocks per channel. ``first-order``: no preconditioning.
+        The network. Linear layers, convolutions, embeddings, batch and layer normalizations are preconditioned; other
+        parameters, and weights shared by several layers, follow the first-order rule (same formula, ``F = I``) and are
+        named in a warning of the log.
+    lr, momentum, damping, weight_decay, statistics_decay
+        Entries of ``param_groups``, which a schedule may change between steps. ``statistics_decay`` is the weight of
+        the past in the running average of the statistics; 0 is the published method.
+    param_groups
+        Groups of parameters with entries of their own, as any optimizer of torch takes them; parameters in none of
+        them make the first group. A block's damping and decay of statistics are those of its weight.
+    statistics_interval
+        Steps between two refreshes of statistics; ``adaptive``: as published, see `kinji.kfac.staleness`.
+    inverse_interval
+        Inverses are renewed in every step divisible by it, if statistics have changed since.
+    similarity
+        ``alpha`` of adaptive intervals.
+    fisher, likelihood
+        Whose gradients the Fisher matrix is made of, see `kinji.kfac.fisher`. All but ``empirical`` (published and
+        released) need a call of `form_statistics` between forward and backward pass.
+    inverse
+        ``cholesky``: factors damped apart by the pi correction, published and released. ``eigen``: damped together.
+    normalization
+        Blocks of batch and layer normalizations: ``unit-wise``, 2 x 2 for each scale and shift, published;
+        ``full``, released; ``diagonal``; ``first-order``.
+    normalization_damping
+        Multiplies their damping: 1 published, 16 released.
+    momentum_rule, rescale_weights
+        ``published`` or ``released``, see `kinji.kfac.update`; weights of linear layers and convolutions are
+        rescaled after their update, and ``v`` is then the change that includes the scaling.
+    exclude
+        Layers left to the first-order rule, for example an output layer as wide as a vocabulary.
+    accumulation_steps
+        Backward passes that make one step, each of its part's mean loss divided by their number.
+    grad_scaler
+        The scaler that multiplies the loss, if any; ``grad_scaler.step`` then leaves out steps with overflow, on all
+        ranks.
     ownership
-        How layers are given to ranks, see `kinji.kfac.ownership.assign_owners`.
+        How layers are given to ranks: ``balanced`` or ``contiguous`` (released), see
+        `kinji.kfac.ownership.assign_owners`.
     pack
-        Whether symmetric statistics travel as one triangle.
+        Whether symmetric statistics travel as one triangle (published and released).
+    statistics_dtype
+        Half precision to which operands of the factors are rounded, and in which statistics travel; sums are formed in
+        full precision. None to leave them as they are.
     communicator
         How ranks talk; None for one process. Ranks must start from equal weights and give equally large batches.
         Each keeps the state of the layers it owns: `state_dict` is saved and loaded rank by rank. Batch
-        normalizations use the statistics of their own rank's part of the batch, as published.
+        normalizations use the statistics of their own rank's part of the batch, as published, so results change with
+        the number of ranks unless they are frozen.
 
     Raises
     ------
     ValueError
         An option is out of range, or the model has nothing to train.
     FloatingPointError
-        In `step`: a gradient, a statistic or an updated weight is not finite. No weight has changed then, on
-        any rank.
+        In `step`: a gradient or an updated weight is not finite. No weight has changed then, on any rank. A
+        statistic that is not finite, or cannot be inverted, is only warned about: the last good one is used with ten
+        times the damping, and where there is none, the first-order rule.
     """
+
+    _step_supports_amp_scaling = True  # GradScaler.step leaves unscaling, and skipping on all ranks alike, to `step`
 
     def __init__(
         self,
@@ -90,39 +129,58 @@ class KFAC(torch.optim.Optimizer):
         damping: float = 1e-3,
         weight_decay: float = 0.0,
         statistics_decay: float = 0.95,
-        refresh_interval: int = 1,
-        rescale_weights: bool = False,
-        batch_norm: BatchNormRule = "unit-wise",
+        param_groups: Sequence[Mapping[str, Any]] = (),
+        statistics_interval: int | Adaptive = 1,
+        inverse_interval: int = 1,
+        similarity: float = 0.1,
+        fisher: FisherKind = "empirical",
+        likelihood: Likelihood = "categorical",
+        inverse: InverseForm = "cholesky",
+        normalization: NormalizationRule = "unit-wise",
+        normalization_damping: float = 1.0,
+        momentum_rule: MomentumRule = "published",
+        rescale_weights: RescalingRule = "none",
+        exclude: Collection[nn.Module] = (),
+        accumulation_steps: int = 1,
+        grad_scaler: torch.amp.GradScaler | None = None,
         ownership: OwnershipRule = "balanced",
         pack: bool = True,
+        statistics_dtype: torch.dtype | None = None,
         communicator: Communicator | None = None,
     ) -> None:
-        _refuse_out_of_range(lr, momentum, damping, weight_decay, statistics_decay, refresh_interval)
-        self.blocks = fisher_blocks(model, batch_norm)
+        self.statistics_interval, self.inverse_interval, self.similarity = (
+            statistics_interval,
+            inverse_interval,
+            similarity,
+        )
+        self.fisher, self.likelihood = fisher, likelihood
+        self.momentum_rule, self.rescale_weights = momentum_rule, rescale_weights
+        self.accumulation_steps, self.grad_scaler = accumulation_steps, grad_scaler
+        self.pack, self.statistics_dtype = pack, statistics_dtype
+        refuse_choices(vars(self))
+        self.blocks = fisher_blocks(
+            model, normalization, inverse=inverse, normalization_damping=normalization_damping, exclude=exclude
+        )
         if not self.blocks:
             raise ValueError("the model has no parameter that requires a gradient")
-        options: dict[str, float] = {"lr": lr, "momentum": momentum, "damping": damping}
-        options |= {"weight_decay": weight_decay, "statistics_decay": statistics_decay}
-        options |= {"refresh_interval": refresh_interval, "steps": 0}
-        super().__init__([p for block in self.blocks for p in block.parameters], options)
+        defaults = {"lr": lr, "momentum": momentum, "damping": damping, "weight_decay": weight_decay}
+        defaults |= {"statistics_decay": statistics_decay, "previous_lr": 0.0}
+        parameters = [p for block in self.blocks for p in block.parameters]
+        super().__init__(grouped_parameters(parameters, param_groups), defaults)
+        for group in self.param_groups:
+            refuse_group(group)
+        self._group_of = {p: k for k, group in enumerate(self.param_groups) for p in group["params"]}
         self.communicator = communicator or SerialCommunicator()
-        self.rescale_weights = rescale_weights
-        self.exchange = Exchange(self.communicator, like=self.blocks[0].parameters[0].detach())
-        self.pack = pack
-        owners = assign_owners([block.flops for block in self.blocks], self.communicator.size, ownership)
-        self.owned: list[list[Block]] = [[] for _ in range(self.communicator.size)]
-        for block, owner in zip(self.blocks, owners, strict=True):
-            self.owned[owner].append(block)
-        self.mine = self.owned[self.communicator.rank]
-        self._sums: dict[Block, list[Tensor]] = {}
-        self._passes: Counter[Block] = Counter()
+        self.exchange = Exchange(self.communicator, like=parameters[0].detach())
+        self._share(ownership)
+        self.steps = 0
+        self.block_states = {block: BlockState(statistics=[None] * len(block.symmetric)) for block in self.mine}
+        self.clocks = {(block, k): Clock() for block in self.blocks for k in range(len(block.symmetric))}
+        self._chosen: dict[Statistic, int] = {}
+        self._sums: dict[Statistic, Tensor] = {}
+        self._passes: Counter[Statistic] = Counter()
+        self._under_way: Callable[[], None] | None = None
         self._watch_layers()
-
-    @property
-    def refreshing(self) -> bool:
-        """Whether the coming step renews statistics and inverses."""
-        group = self.param_groups[0]
-        return group["steps"] % group["refresh_interval"] == 0
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -131,192 +189,356 @@ class KFAC(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        gradients = self.reduce_gradients()
-        if self.refreshing:
-            self.reduce_statistics()
-            self.invert()
-        self.gather_weights(self.update(self.precondition(gradients)))
-        self.param_groups[0]["steps"] += 1
+        with torch.autocast(self.exchange.device.type, enabled=False):
+            self._take_step()
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the gradients, and the statistics formed beside them."""
         super().zero_grad(set_to_none)
-        self._passes.clear()
+        self._drop_statistics()
+
+    def form_statistics(self, output: Tensor) -> None:
+        """Form the statistics of the ``sampled`` or ``exact`` Fisher matrix, between forward and backward pass.
+
+        Parameters
+        ----------
+        output : (m, ..., k)
+            What the model returned: logits, or means.
+        """
+        if self.fisher == "empirical" or not self._due():
+            return
+        for number, by_output in enumerate(output_gradients(output, self.fisher, self.likelihood)):
+            batches = self._recorder.gradients(output, by_output)
+            if number == 0:
+                self._begin(batches)
+            for block, batch in batches.items():
+                self._arrive(block, batch, further=number > 0)
+        self._recorder.forget()
 
     @torch.no_grad()
-    def accumulate(self, block: Block, input_: Tensor, training: bool, gradient: Tensor) -> None:
-        """Form the statistics of one layer during the backward pass and add them to the step's."""
-        if block not in self._sums:
-            self._sums[block] = block.new_statistics()
-        fresh = self._passes[block] == 0
-        block.add_statistics(self._sums[block], input_, gradient, training, fresh=fresh)
-        self._passes[block] += 1
+    def accumulate(self, statistic: Statistic, batch: Batch, further: bool = False) -> None:
+        """Form one statistic of a layer and add it to the step's; ``further`` if it belongs to the same batch."""
+        block, k = statistic
+        if statistic not in self._sums:
+            self._sums[statistic] = block.new_statistic(k)
+        fresh = self._passes[statistic] == 0
+        with torch.autocast(self.exchange.device.type, enabled=False):
+            block.add_statistic(k, self._sums[statistic], batch, fresh=fresh, dtype=self.statistics_dtype)
+        self._passes[statistic] += not further
 
-    def reduce_gradients(self) -> list[list[Tensor]]:
+    def start_statistics(self) -> None:
+        """Send the statistics of inputs on their way, unless they are."""
+        if self._under_way is None:
+            self._under_way = self._start([s for s in self._due() if s[0].of_inputs[s[1]]], "statistics of inputs")
+
+    def reduce_gradients(self) -> list[list[Tensor]] | None:
         """Average the gradients of each block of this rank over the ranks.
 
-        A first number beside each rank's gradients counts what is not finite anywhere, so that every rank
-        refuses the step.
+        A first number beside each rank's gradients counts what is missing or not finite anywhere, so that every rank
+        refuses the step, or, with a scaler, leaves it out (None).
         """
-        faults = self._faults()
-        count = self.blocks[0].parameters[0].new_tensor([float(len(faults))])
+        missing, not_finite = self._faults()
+        count = self.blocks[0].parameters[0].new_tensor([float(len(missing)), float(len(not_finite))])
         sent = [[count, *(_gradient(p) for block in owned for p in block.parameters)] for owned in self.owned]
-        total, *averaged = self.exchange.average_onto_owners(sent, "gradients")
-        if total.item() > 0:
-            self._passes.clear()
+        mine = sent[self.communicator.rank]
+        if self.communicator.size > 1:
+            average = self.exchange.start_average(Parcel(sent), "gradients", "gradients")()
+            mine = split_like(average, mine)
+        (some_missing, some_not_finite), *averaged = mine
+        if some_missing > 0 or (some_not_finite > 0 and self.grad_scaler is None):
+            self._drop_statistics()
             elsewhere = "another rank met a gradient or statistic that is missing or not finite"
-            raise FloatingPointError("; ".join(faults) or elsewhere)
-        return _grouped(averaged, [block.parameters for block in self.mine])
+            raise FloatingPointError("; ".join([*missing, *not_finite]) or elsewhere)
+        return None if some_not_finite > 0 else _grouped(averaged, [block.parameters for block in self.mine])
 
     def reduce_statistics(self) -> None:
-        """Average the statistics over the ranks and, at their owner, over the steps."""
-        for block, passes in self._passes.items():
-            if passes > 1:
-                block.mean_statistics(self._sums[block], passes)
-        if self.communicator.size > 1:
-            self._exchange_statistics()
-        for block in self.mine:
-            self._average_over_steps(block)
-        self._passes.clear()
+        """Average the statistics over the ranks, onto their owners."""
+        rest = [s for s in self._due() if not s[0].of_inputs[s[1]]]
+        finish_rest = self._start(rest, "other statistics")
+        assert self._under_way is not None
+        self._under_way()
+        finish_rest()
 
     def invert(self) -> None:
-        """Invert the damped blocks of this rank."""
+        """Take the new statistics and invert the damped blocks of this rank."""
         for block in self.mine:
-            state = self._state(block)
-            if "inverse" not in state:
-                state["inverse"] = block.new_inverse()
-            block.invert(state["statistics"], self.param_groups[0]["damping"], state["inverse"])
+            self._take_statistics(block)
+            state = self.block_states[block]
+            statistics = state.complete()
+            if state.changed and statistics is not None and self.steps % self.inverse_interval == 0:
+                self._invert(block, state, statistics)
 
     def precondition(self, gradients: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
-        """Multiply the gradients of each block of this rank by its inverse."""
-        pairs = zip(self.mine, gradients, strict=True)
-        return [block.precondition(of_block, self._state(block)["inverse"]) for block, of_block in pairs]
+        """Multiply the gradients of each block of this rank by its inverse, into new memory."""
+        return [self._direction(block, of_block) for block, of_block in zip(self.mine, gradients, strict=True)]
 
     def update(self, directions: Sequence[Sequence[Tensor]]) -> list[Proposal]:
         """Propose a new weight and velocity for each parameter of this rank's blocks."""
         return [self._propose(block, of_block) for block, of_block in zip(self.mine, directions, strict=True)]
 
-    def gather_weights(self, proposals: Sequence[Proposal]) -> None:
-        """Give every rank the updated weights; they are taken only if all of them are finite."""
+    def gather_weights(self, proposals: Sequence[Proposal] | None) -> None:
+        """Give every rank the updated weights; they are taken only if all of them are finite.
+
+        Adaptive intervals, which owners choose, travel beside them. None stands for an owner that failed.
+        """
         owned: list[list[Tensor]] = [[p for block in blocks for p in block.parameters] for blocks in self.owned]
         parameters = [parameter for of_rank in owned for parameter in of_rank]
-        owned[self.communicator.rank] = [weight for proposal in proposals for weight, _ in proposal]
+        mine = owned[self.communicator.rank]
+        if proposals is None:
+            owned[self.communicator.rank] = [torch.full_like(parameter, torch.nan) for parameter in mine]
+        else:
+            owned[self.communicator.rank] = [weight for proposal in proposals for weight, _ in proposal]
+        if self.statistics_interval == "adaptive":
+            for of_rank, due in zip(owned, self._due_by_owner(), strict=True):
+                of_rank.append(parameters[0].new_tensor([float(self._chosen.get(statistic, 1)) for statistic in due]))
         gathered = self.exchange.gather_from_owners(owned, "weights")
+        intervals = self._read_intervals(gathered)
         weights = [weight for of_rank in gathered for weight in of_rank]
-        if not all(weight.isfinite().all() for weight in weights):
+        if not all(norm.isfinite() for norm in torch._foreach_norm(weights, torch.inf)):
             raise FloatingPointError("the updated weights are not finite and were not taken: lower lr or raise damping")
         torch._foreach_copy_(parameters, weights)
-        for block, proposal in zip(self.mine, proposals, strict=True):
-            for parameter, (_, velocity) in zip(block.parameters, proposal, strict=True):
-                self.state[parameter]["velocity"] = velocity
+        self._commit(proposals or [], intervals)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of this rank; loaded into an optimizer with equal options it goes on to the bit."""
+        blocks = {block.name: portable(asdict(state)) for block, state in self.block_states.items()}
+        clocks = [list(astuple(clock)) for clock in self.clocks.values()]
+        saved = super().state_dict()
+        kfac = {"steps": self.steps, "clocks": clocks, "blocks": blocks}
+        return saved | {"state": portable(saved["state"]), "kfac": kfac}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` returned on a rank with the same layers."""
+        super().load_state_dict(state_dict)
+        saved = state_dict["kfac"]
+        if set(saved["blocks"]) != {block.name for block in self.mine}:
+            raise ValueError("the state is of other layers: it was saved by another rank, or of another model")
+        self.steps = saved["steps"]
+        self.clocks = {s: Clock(*clock) for s, clock in zip(self.clocks, saved["clocks"], strict=True)}
+        for block in self.mine:
+            self.block_states[block] = BlockState(**on_device(saved["blocks"][block.name], self.exchange.device))
+        self._drop_statistics()
+
+    def _take_step(self) -> None:
+        self._unscale_gradients()
+        self.start_statistics()
+        gradients = self.reduce_gradients()
+        if gradients is None:
+            self._drop_statistics()
+            return
+        self.reduce_statistics()
+        try:
+            self.invert()
+            proposals = self.update(self.precondition(gradients))
+        except Exception:
+            if self.communicator.size > 1:
+                with contextlib.suppress(FloatingPointError):  # the others are told, this rank says what happened
+                    self.gather_weights(None)
+            raise
+        self.gather_weights(proposals)
+
+    def _share(self, ownership: OwnershipRule) -> None:
+        owners = assign_owners([block.flops for block in self.blocks], self.communicator.size, ownership)
+        self.owned: list[list[Block]] = [[] for _ in range(self.communicator.size)]
+        for block, owner in zip(self.blocks, owners, strict=True):
+            self.owned[owner].append(block)
+        self.mine = self.owned[self.communicator.rank]
 
     def _watch_layers(self) -> None:
-        for block in self.blocks:
-            if block.module is not None:
-                block.module.register_forward_hook(partial(self._watch, block))
+        of_loss = self.fisher == "empirical"
+        self._recorder = Recorder(self.blocks, self._wanted, self._begin, self._arrive, of_loss=of_loss)
         first_order = [block.name for block in self.blocks if block.module is None]
         if first_order:
             logger.warning("updated by the first-order rule: %s", ", ".join(first_order))
 
-    def _watch(self, block: Block, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        """Form the statistics once the output's gradient is known; autograd keeps the input until then."""
-        if self.refreshing and output.requires_grad:
-            input_, training = inputs[0].detach(), module.training
-            output.register_hook(lambda gradient: self.accumulate(block, input_, training, gradient))
+    def _due(self) -> list[Statistic]:
+        return [statistic for statistic, clock in self.clocks.items() if clock.due <= self.steps]
 
-    def _faults(self) -> list[str]:
-        """Name what this rank must not share: gradients and statistics that are missing or not finite."""
-        faults = []
+    def _due_by_owner(self) -> list[list[Statistic]]:
+        due = self._due()
+        return [[statistic for statistic in due if statistic[0] in blocks] for blocks in self.owned]
+
+    def _wanted(self, block: Block) -> bool:
+        return any(self.clocks[block, k].due <= self.steps for k in range(len(block.symmetric)))
+
+    def _begin(self, inputs: Mapping[Block, Batch]) -> None:
+        """Form the statistics of inputs; after the last pass of the step they are complete."""
+        of_inputs = [(block, k) for block, k in self._due() if block.of_inputs[k]]
+        for statistic in of_inputs:
+            if statistic[0] in inputs:
+                self.accumulate(statistic, inputs[statistic[0]])
+        if self.communicator.size > 1 and all(self._passes[s] == self.accumulation_steps for s in of_inputs):
+            with torch.no_grad():
+                self.start_statistics()
+
+    def _arrive(self, block: Block, batch: Batch, further: bool = False) -> None:
+        """Form the statistics that need a gradient."""
+        for k, of_inputs in enumerate(block.of_inputs):
+            if not of_inputs and self.clocks[block, k].due <= self.steps:
+                self.accumulate((block, k), self._unscaled(batch), further)
+
+    def _unscaled(self, batch: Batch) -> Batch:
+        if self.grad_scaler is None or self.fisher != "empirical":
+            return batch
+        gradient = batch.gradient.to(self.exchange.dtype) / self.grad_scaler.get_scale()
+        return Batch(batch.input, batch.training, gradient)
+
+    def _unscale_gradients(self) -> None:
+        """Take the scale off the gradients if a scaler that has not done so itself says what it is."""
+        scale = getattr(self, "grad_scale", None)
+        if scale is not None:
+            gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+            torch._foreach_div_(gradients, scale.item())
+
+    def _drop_statistics(self) -> None:
+        if self._under_way is not None:
+            self._under_way()
+        self._under_way = None
+        self._passes.clear()
+
+    def _faults(self) -> tuple[list[str], list[str]]:
+        """Name what this rank must not go on with: what is missing, and gradients that are not finite."""
+        missing, not_finite = [], []
+        due = self._due()
         for block in self.blocks:
-            gradients = [parameter.grad for parameter in block.parameters]
-            if any(gradient is None for gradient in gradients):
-                faults.append(f"{block.name} took no part in the loss; freeze it with requires_grad_(False)")
-            elif not all(gradient.isfinite().all() for gradient in gradients if gradient is not None):
-                faults.append(f"{block.name} has a gradient that is not finite")
-            elif self.refreshing and block.module is not None and not _finite(self._statistics(block)):
-                faults.append(f"{block.name} has statistics that are missing or not finite")
-        return faults
+            gradients = [parameter.grad for parameter in block.parameters if parameter.grad is not None]
+            formed = {self._passes[block, k] for owner, k in due if owner is block}
+            if len(gradients) < len(block.parameters):
+                missing.append(f"{block.name} took no part in the loss; freeze it with requires_grad_(False)")
+            elif formed - {self.accumulation_steps}:
+                missing.append(_unexpected(block, min(formed), self.accumulation_steps, self.fisher))
+            elif not all(norm.isfinite() for norm in torch._foreach_norm(_dense(gradients), torch.inf)):
+                not_finite.append(f"{block.name} has a gradient that is not finite")
+        return missing, not_finite
 
-    def _statistics(self, block: Block) -> list[Tensor]:
-        """Return what the backward pass(es) since the last step formed; the memory itself is kept between steps."""
-        return self._sums[block] if self._passes[block] else []
+    def _start(self, statistics: Sequence[Statistic], name: str) -> Callable[[], None]:
+        """Start to average statistics onto their owners; what is returned puts them into the owner's sums."""
+        for statistic in statistics:
+            self._sums.setdefault(statistic, statistic[0].new_statistic(statistic[1]))
+            self._average_passes(statistic)
+        if self.communicator.size == 1 or not statistics:
+            return lambda: None
+        by_owner = [[s for s in statistics if s[0] in blocks] for blocks in self.owned]
+        symmetric = [[self.pack and block.symmetric[k] for block, k in of_rank] for of_rank in by_owner]
+        parcel = Parcel([[self._sums[s] for s in of_rank] for of_rank in by_owner], symmetric)
+        finish = self.exchange.start_average(parcel, "statistics", name, self.statistics_dtype)
+        rank = self.communicator.rank
 
-    def _exchange_statistics(self) -> None:
-        """Replace this rank's statistics of the blocks that it owns by the average over the ranks."""
-        lengths = [[self._packed_length(block) for block in blocks] for blocks in self.owned]
-        vectors = self.exchange.vectors("statistics", [sum(of_rank) for of_rank in lengths])
-        for blocks, vector, of_rank in zip(self.owned, vectors, lengths, strict=True):
-            for block, piece in zip(blocks, vector.split(of_rank), strict=True):
-                pack_tensors(self._statistics(block), piece, symmetric=self.pack and block.symmetric)
-        averaged = self.exchange.average(vectors, "statistics").split(lengths[self.communicator.rank])
-        for block, piece in zip(self.mine, averaged, strict=True):
-            unpack(piece, self._statistics(block), symmetric=self.pack and block.symmetric)
+        def take() -> None:
+            pieces = finish().split(parcel.lengths(rank))
+            for tensor, packed, piece in zip(parcel.tensors[rank], symmetric[rank], pieces, strict=True):
+                unpack(piece, [tensor], packed)
 
-    def _packed_length(self, block: Block) -> int:
-        return sum(packed_lengths(self._statistics(block), symmetric=self.pack and block.symmetric))
+        return take
 
-    def _average_over_steps(self, block: Block) -> None:
-        averaged, state = self._statistics(block), self._state(block)
-        if state.get("statistics"):
-            torch._foreach_lerp_(state["statistics"], averaged, 1 - self.param_groups[0]["statistics_decay"])
-        else:
-            state["statistics"] = [tensor.clone() for tensor in averaged]
+    def _average_passes(self, statistic: Statistic) -> None:
+        """Turn the sum over the passes of a step into the mean.
+
+        Each pass saw gradients of a loss divided by their number, so products of the loss's gradients need its square,
+        of which the mean takes one back.
+        """
+        passes, (block, k) = self.accumulation_steps, statistic
+        if passes > 1:
+            of_loss = self.fisher == "empirical" and not block.of_inputs[k]
+            self._sums[statistic].mul_(passes if of_loss else 1 / passes)
+
+    def _take_statistics(self, block: Block) -> None:
+        """Average the new statistics of a block over steps, and choose when they are due again."""
+        state, group = self.block_states[block], self._group(block.parameters[0])
+        for k in [k for owner, k in self._due() if owner is block]:
+            fresh = self._sums[block, k]
+            if not _finite(fresh):
+                state.raised *= 10
+                state.changed = True
+                warnings.warn(
+                    f"{block.name}: a statistic is not finite and was not taken; damping times {state.raised:g}",
+                    stacklevel=2,
+                )
+                continue
+            if self.statistics_interval == "adaptive":
+                before = state.before[k] if state.before else []
+                self._chosen[block, k] = next_interval(self.clocks[block, k], fresh, before, self.similarity)
+                state.remember(k, fresh)
+            state.raised = 1.0
+            spare = state.take(k, fresh, group["statistics_decay"])
+            self._sums.pop((block, k))
+            if spare is not None:
+                self._sums[block, k] = spare
+
+    def _invert(self, block: Block, state: BlockState, statistics: Sequence[Tensor]) -> None:
+        memory = state.inverse or block.new_inverse()
+        try:
+            block.invert(statistics, state.raised * self._group(block.parameters[0])["damping"], memory)
+            state.inverse, state.changed = memory, False
+        except torch.linalg.LinAlgError as error:
+            state.inverse = []
+            warnings.warn(f"{error}; {block.name} follows the first-order rule until it mends", stacklevel=2)
+
+    def _direction(self, block: Block, gradients: Sequence[Tensor]) -> list[Tensor]:
+        inverse = self.block_states[block].inverse
+        return block.precondition(gradients, inverse) if inverse else [gradient.clone() for gradient in gradients]
 
     def _propose(self, block: Block, directions: Sequence[Tensor]) -> Proposal:
-        group = self.param_groups[0]
         proposal = []
         for parameter, direction in zip(block.parameters, directions, strict=True):
-            velocity = direction.add(parameter, alpha=group["weight_decay"]).mul_(-group["lr"])
-            if "velocity" in self.state[parameter]:
-                velocity.add_(self.state[parameter]["velocity"], alpha=group["momentum"])
-            proposal.append((parameter + velocity, velocity))
-        if self.rescale_weights and isinstance(block, KroneckerBlock):
-            weight = _rescaled(proposal[0][0])
+            previous = self.state[parameter].get("velocity")
+            change = velocity(parameter, direction, previous, self._group(parameter), self.momentum_rule)
+            proposal.append((parameter + change, change))
+        if self.rescale_weights != "none" and isinstance(block, KroneckerBlock):
+            weight = rescaled(proposal[0][0], self.rescale_weights)
             proposal[0] = (weight, weight - block.parameters[0])
         return proposal
 
-    def _state(self, block: Block) -> dict[str, Any]:
-        return self.state[block.parameters[0]]
+    def _read_intervals(self, gathered: list[list[Tensor]]) -> dict[Statistic, int]:
+        """Take the intervals off the end of what each owner sent."""
+        if self.statistics_interval != "adaptive":
+            return dict.fromkeys(self._due(), self.statistics_interval)
+        pairs = zip(gathered, self._due_by_owner(), strict=True)
+        return {s: int(interval) for of_rank, due in pairs for s, interval in zip(due, of_rank.pop(), strict=True)}
+
+    def _commit(self, proposals: Sequence[Proposal], intervals: Mapping[Statistic, int]) -> None:
+        for block, proposal in zip(self.mine, proposals, strict=True):
+            for parameter, (_, change) in zip(block.parameters, proposal, strict=True):
+                self.state[parameter]["velocity"] = change
+        for statistic, interval in intervals.items():
+            self.clocks[statistic].advance(self.steps, interval)
+        for group in self.param_groups:
+            group["previous_lr"] = group["lr"]
+        self._under_way = None
+        self._passes.clear()
+        self._chosen.clear()
+        self.steps += 1
+
+    def _group(self, parameter: Parameter) -> dict[str, Any]:
+        return self.param_groups[self._group_of[parameter]]
 
 
-def _finite(statistics: Sequence[Tensor]) -> bool:
-    """Whether there are statistics and they are finite; the diagonal of a Gram matrix bounds the rest."""
-    diagonals = [t.diagonal() if t.ndim == 2 and t.shape[0] == t.shape[1] else t for t in statistics]
-    return bool(diagonals) and all(bool(diagonal.isfinite().all()) for diagonal in diagonals)
+def _unexpected(block: Block, formed: int, expected: int, fisher: FisherKind) -> str:
+    """Say what to do about statistics that were not formed once in each backward pass."""
+    if formed == 0 and fisher != "empirical":
+        return f"{block.name} has no statistics: call form_statistics(output) before the backward pass"
+    return (
+        f"the statistics of {block.name} were formed {formed} times in a step of accumulation_steps={expected}: "
+        "call each layer once per forward pass, or exclude it"
+    )
+
+
+def _finite(statistic: Tensor) -> bool:
+    """Whether a statistic is finite; the diagonal of a Gram matrix bounds the rest."""
+    square = statistic.ndim >= 2 and statistic.shape[-1] == statistic.shape[-2]
+    return bool((statistic.diagonal(dim1=-2, dim2=-1) if square else statistic).isfinite().all())
 
 
 def _gradient(parameter: Parameter) -> Tensor:
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    return torch.zeros_like(parameter) if parameter.grad is None else _dense([parameter.grad])[0]
+
+
+def _dense(gradients: Sequence[Tensor]) -> list[Tensor]:
+    return [gradient.to_dense() if gradient.is_sparse else gradient for gradient in gradients]
 
 
 def _grouped(tensors: Sequence[Tensor], like: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
     """Cut a list into lists as long as those given."""
     remaining = iter(tensors)
     return [[next(remaining) for _ in group] for group in like]
-
-
-def _rescaled(weight: Tensor) -> Tensor:
-    """Scale a weight with d_out outputs to the norm sqrt(2 d_out)."""
-    return weight * ((2 * len(weight)) ** 0.5 / (weight.norm() + 1e-9))
-
-
-def _refuse_out_of_range(
-    lr: float,
-    momentum: float,
-    damping: float,
-    weight_decay: float,
-    statistics_decay: float,
-    refresh_interval: int,
-) -> None:
-    allowed = {
-        f"lr={lr}: must be >= 0": lr >= 0,
-        f"momentum={momentum}: must be in [0, 1)": 0 <= momentum < 1,
-        f"damping={damping}: must be >= 0": damping >= 0,
-        f"weight_decay={weight_decay}: must be >= 0": weight_decay >= 0,
-        f"statistics_decay={statistics_decay}: must be in [0, 1)": 0 <= statistics_decay < 1,
-        f"refresh_interval={refresh_interval}: must be >= 1": refresh_interval >= 1,
-    }
-    refused = [message for message, holds in allowed.items() if not holds]
-    if refused:
-        raise ValueError("; ".join(refused))

@@ -1,9 +1,10 @@
 """Lists of tensors as the flat vectors that travel between ranks.
 
 A symmetric matrix travels as its upper triangle, in rectangular full packed format (Gustavson et al. 2010): the
-triangle's last rows are folded under its first ones, so packing is two block copies and no gather. What is unpacked
-stays a triangle; the Cholesky factorization reads no more of it. Memory is the caller's throughout, as new memory costs
-more than the copy into it.
+triangle's last rows are folded under its first ones, so packing is two block copies and no gather. Memory is the
+caller's throughout, as new memory costs more than the copy into it.
+
+Dimension letters: n size of a matrix; ... matrices of one size.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from torch import Tensor
 
 
 def packed_lengths(tensors: Sequence[Tensor], symmetric: bool) -> list[int]:
-    """Return how many numbers each tensor takes in a vector; symmetric (n, n) matrices take n (n + 1) / 2."""
-    return [len(tensor) * (len(tensor) + 1) // 2 if symmetric else tensor.numel() for tensor in tensors]
+    """Return how many numbers each tensor takes in a vector; a symmetric (n, n) matrix takes n (n + 1) / 2."""
+    return [_triangle(tensor) if symmetric else tensor.numel() for tensor in tensors]
 
 
 def pack(tensors: Sequence[Tensor], vector: Tensor, symmetric: bool) -> None:
@@ -29,7 +30,7 @@ def pack(tensors: Sequence[Tensor], vector: Tensor, symmetric: bool) -> None:
 
 
 def unpack(vector: Tensor, tensors: Sequence[Tensor], symmetric: bool) -> None:
-    """Read back what `pack` wrote; of symmetric matrices the upper triangle, with zeros below it."""
+    """Read back what `pack` wrote."""
     pieces = vector.split(packed_lengths(tensors, symmetric))
     for tensor, piece in zip(tensors, pieces, strict=True):
         if symmetric:
@@ -44,23 +45,30 @@ def split_like(vector: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
     return [piece.view(tensor.shape) for piece, tensor in zip(pieces, tensors, strict=True)]
 
 
+def _triangle(matrix: Tensor) -> int:
+    return matrix.numel() // matrix.shape[-1] * (matrix.shape[-1] + 1) // 2
+
+
 def _pack_triangle(matrix: Tensor, packed: Tensor) -> None:
-    half = (len(matrix) + 1) // 2
-    first_rows, fold = _rectangle(packed, len(matrix))
-    first_rows.copy_(matrix[:half])
-    fold.triu_(1).add_(matrix[half:, half:].tril())
+    half = (matrix.shape[-1] + 1) // 2
+    first_rows, fold = _rectangle(packed, matrix)
+    first_rows.copy_(matrix[..., :half, :])
+    fold.triu_(1).add_(matrix[..., half:, half:].tril())
 
 
 def _unpack_triangle(packed: Tensor, matrix: Tensor) -> None:
-    half = (len(matrix) + 1) // 2
-    first_rows, fold = _rectangle(packed, len(matrix))
-    matrix[:half] = first_rows
-    matrix[half:, half:] = fold.T
-    matrix.triu_()
+    half = (matrix.shape[-1] + 1) // 2
+    first_rows, fold = _rectangle(packed, matrix)
+    matrix[..., :half, :] = first_rows.triu()
+    matrix[..., half:, half:] = fold.tril().mT
+    matrix[..., half:, :half] = matrix[..., :half, half:].mT
+    for corner in (matrix[..., :half, :half], matrix[..., half:, half:]):
+        corner.add_(corner.triu(1).mT)
 
 
-def _rectangle(packed: Tensor, n: int) -> tuple[Tensor, Tensor]:
+def _rectangle(packed: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
     """View the packed vector as the first ceil(n / 2) rows and the fold in their unused corner."""
+    n = matrix.shape[-1]
     half, even = (n + 1) // 2, 1 - n % 2
-    rectangle = packed.view(half, n + even)
-    return rectangle[:, even:], rectangle[1 - even :, : n - half]
+    rectangle = packed.view(*matrix.shape[:-2], half, n + even)
+    return rectangle[..., even:], rectangle[..., 1 - even :, : n - half]

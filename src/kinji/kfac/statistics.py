@@ -1,32 +1,40 @@
 """Stage 1: the statistics of one batch from which each layer's block of the Fisher matrix is made.
 
-The empirical Fisher block of a layer is approximated by ``F = G (x) A`` (Kronecker factors of the output
-gradients and of the inputs), that of a batch normalization by one 2 x 2 matrix per channel. Scaling as in
-Osawa et al., "Scalable and practical natural gradient for large-scale deep learning", arXiv 2002.06015
-(SP-NGD):
+The Fisher block of a layer is approximated by ``F = G (x) A`` (Kronecker factors of the output gradients and of the
+inputs), that of a normalization by one 2 x 2 matrix for each pair of scale and shift. Scaling as in Osawa et al.,
+"Scalable and practical natural gradient for large-scale deep learning", arXiv 2002.06015 (SP-NGD):
 
 - ``A`` is the mean over examples AND positions of ``a a^T``,
 - ``G`` is the mean over examples, the SUM over positions, of ``g g^T``,
 - ``g`` is the gradient of ONE example's loss: autograd returns it divided by ``m`` (the loss is a mean), so
   the product of two such gradients, averaged over the examples, is multiplied by ``m^2 / m = m``.
 
-Dimension letters: m examples of the batch, s positions (1 for a plain linear layer), c channels, i inputs of
-a layer (with the homogeneous coordinate of its bias), o its outputs.
+Operands may be rounded to half precision before they are multiplied, as tensor cores want them; sums are not.
+
+Dimension letters: m examples of the batch (the first dimension of a layer's input), s positions (1 for a plain linear
+layer), c channels, p parameters of a normalization, q groups of a convolution, i inputs of a layer or group (with the
+homogeneous coordinate of its bias), o its outputs, v entries of an embedding.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kinji.kfac.products import add_gram
+
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+Normalization = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.LayerNorm
+KroneckerLayer = nn.Linear | nn.Conv2d
 
 
-def add_kronecker_factors(
-    layer: nn.Linear | nn.Conv2d, input_: Tensor, gradient: Tensor, a_ii: Tensor, g_oo: Tensor, *, fresh: bool
+def add_input_factor(
+    layer: KroneckerLayer, input_: Tensor, a_ii: Tensor, *, fresh: bool, dtype: torch.dtype | None = None
 ) -> None:
-    """Add the two Kronecker factors of a layer's Fisher block to sums.
+    """Add the input factor ``A`` of a layer's Fisher block to a sum.
 
     Parameters
     ----------
@@ -34,68 +42,163 @@ def add_kronecker_factors(
         The layer; its bias, if it has a trainable one, is the last row and column of ``A``.
     input_ : (m, ..., d_in) or (m, d_in, height, width)
         What the layer was given.
+    a_ii : (i, i), or (q, i, i) for a convolution with groups
+        The sum.
+    fresh
+        Whether to ignore what the sum holds, as memory in use is much faster than new memory.
+    dtype
+        What the operands are rounded to; None to leave them.
+    """
+    columns = _rounded(_input_columns(layer, input_), dtype)
+    add_gram(columns, a_ii, scale=1 / columns.shape[-1], fresh=fresh)
+
+
+def add_output_factor(
+    layer: KroneckerLayer, gradient: Tensor, g_oo: Tensor, *, fresh: bool, dtype: torch.dtype | None = None
+) -> None:
+    """Add the factor ``G`` of the output gradients to a sum.
+
+    Parameters
+    ----------
     gradient : (m, ..., o) or (m, o, height, width)
         Gradient of the batch's mean loss by the layer's output.
-    a_ii, g_oo
-        Where to add the input factor and the output-gradient factor.
-    fresh
-        Whether to ignore what the sums hold, as memory in use is much faster than new memory.
+    g_oo : (o, o), or (q, o, o) for a convolution with groups
+        The sum. Other parameters are those of `add_input_factor`.
     """
-    columns_i_ms = _input_columns(layer, input_)
-    columns_o_ms = _output_columns(layer, gradient)
-    a_ii.addmm_(columns_i_ms, columns_i_ms.T, beta=0 if fresh else 1, alpha=1 / columns_i_ms.shape[1])
-    g_oo.addmm_(columns_o_ms, columns_o_ms.T, beta=0 if fresh else 1, alpha=len(input_))
+    columns = _rounded(_output_columns(layer, gradient.to(layer.weight.dtype)), dtype)
+    add_gram(columns, g_oo, scale=_examples(gradient), fresh=fresh)
 
 
-def unit_wise_fisher(layer: BatchNorm, input_: Tensor, gradient: Tensor, batch_statistics: bool) -> Tensor:
-    """Form the 2 x 2 Fisher matrix of each channel's scale and shift (SP-NGD's unit-wise rule).
+def embedding_frequencies(layer: nn.Embedding, indices: Tensor) -> Tensor:
+    """Form ``A`` of an embedding, a linear layer of one-hot inputs: a diagonal matrix.
+
+    Parameters
+    ----------
+    indices : (m, ...)
+        Entries that were looked up; those of ``padding_idx`` are not trained and count nowhere.
+
+    Returns
+    -------
+    (v,)
+        Each entry's share of the positions.
+    """
+    counted = indices[_looked_up(layer, indices)]
+    return torch.bincount(counted, minlength=layer.num_embeddings).to(layer.weight.dtype) / indices.numel()
+
+
+def add_embedding_output_factor(
+    layer: nn.Embedding,
+    indices: Tensor,
+    gradient: Tensor,
+    g_oo: Tensor,
+    *,
+    fresh: bool,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Add ``G`` of an embedding to a sum; parameters as those of `add_output_factor`."""
+    columns = gradient.to(layer.weight.dtype)[_looked_up(layer, indices)].T
+    add_gram(_rounded(columns, dtype), g_oo, scale=_examples(gradient), fresh=fresh)
+
+
+def normalization_gradients(
+    layer: Normalization, input_: Tensor, gradient: Tensor, batch_statistics: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of each example's loss, over m, by the scale and by the shift of a normalization.
 
     Parameters
     ----------
     layer
-        A batch normalization with scale and shift.
-    input_, gradient : (m, c, ...)
+        A batch or layer normalization.
+    input_, gradient : (m, c, ...) or, for a layer normalization, (m, ..., p)
         What the layer was given, and the gradient of the mean loss by its output.
     batch_statistics
         Whether the forward pass normalized by the batch's own mean and variance, or by the running ones.
 
     Returns
     -------
-    (3, c)
+    two of (m, p)
+    """
+    gradient = gradient.to(layer.weight.dtype)
+    products = gradient * _normalized(layer, input_.to(layer.weight.dtype), batch_statistics)
+    if isinstance(layer, nn.LayerNorm):
+        by_example = (len(input_) if input_.ndim > len(layer.normalized_shape) else 1, -1, layer.weight.numel())
+        return products.reshape(by_example).sum(1), gradient.reshape(by_example).sum(1)
+    by_channel = (*input_.shape[:2], -1)
+    return products.reshape(by_channel).sum(2), gradient.reshape(by_channel).sum(2)
+
+
+def unit_wise_fisher(scale_mp: Tensor, shift_mp: Tensor) -> Tensor:
+    """Form the 2 x 2 Fisher matrix of each pair of scale and shift (SP-NGD's unit-wise rule).
+
+    Returns
+    -------
+    (3, p)
         ``E[g_scale^2]``, ``E[g_scale g_shift]`` and ``E[g_shift^2]``: the upper triangles.
     """
-    shape = (*input_.shape[:2], -1)
-    scale_mc = (gradient * _normalized(layer, input_, batch_statistics)).reshape(shape).sum(2)
-    shift_mc = gradient.reshape(shape).sum(2)
-    products = (scale_mc * scale_mc, scale_mc * shift_mc, shift_mc * shift_mc)
-    return torch.stack([product.sum(0) for product in products]).mul_(len(input_))
+    products = (scale_mp * scale_mp, scale_mp * shift_mp, shift_mp * shift_mp)
+    return torch.stack([product.sum(0) for product in products]).mul_(len(scale_mp))
 
 
-def trainable_bias(layer: nn.Linear | nn.Conv2d) -> nn.Parameter | None:
+def trainable_bias(layer: nn.Module) -> nn.Parameter | None:
     """Return the layer's bias if it has one and it is being trained."""
-    return layer.bias if isinstance(layer.bias, nn.Parameter) and layer.bias.requires_grad else None
+    bias = layer.bias
+    return bias if isinstance(bias, nn.Parameter) and bias.requires_grad else None
 
 
-def _input_columns(layer: nn.Linear | nn.Conv2d, input_: Tensor) -> Tensor:
-    """Lay the inputs out as columns (i, m s), with a last row of ones if the layer has a bias."""
+def _looked_up(layer: nn.Embedding, indices: Tensor) -> Tensor:
+    return torch.ones_like(indices, dtype=torch.bool) if layer.padding_idx is None else indices != layer.padding_idx
+
+
+def _examples(tensor: Tensor) -> int:
+    """The batch's length; a linear layer may also be given a single vector."""
+    return len(tensor) if tensor.ndim > 1 else 1
+
+
+def _rounded(columns: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return columns if dtype is None else columns.to(dtype).to(columns.dtype)
+
+
+def _groups(layer: KroneckerLayer) -> int:
+    return layer.groups if isinstance(layer, nn.Conv2d) else 1
+
+
+def _input_columns(layer: KroneckerLayer, input_: Tensor) -> Tensor:
+    """Lay the inputs out as columns (i, m s) or (q, i, m s), with a last row of ones if the layer has a bias."""
     rows = _patches(layer, input_) if isinstance(layer, nn.Conv2d) else input_.reshape(-1, layer.in_features).T
-    weights, ones = layer.weight[0].numel(), trainable_bias(layer) is not None
-    columns_i_ms = input_.new_ones(weights + ones, rows.numel() // weights)
-    columns_i_ms[:weights].view(rows.shape).copy_(rows)
-    return columns_i_ms
+    groups, ones = _groups(layer), trainable_bias(layer) is not None
+    weights = layer.weight[0].numel()
+    shape = (groups, weights + ones, rows.numel() // (groups * weights))
+    columns_qis = torch.empty(shape, dtype=layer.weight.dtype, device=input_.device)
+    for columns_is, of_group in zip(columns_qis, rows.chunk(groups), strict=True):
+        columns_is[:weights].view(of_group.shape).copy_(of_group)
+    columns_qis[:, weights:] = 1
+    return columns_qis if groups > 1 else columns_qis[0]
+
+
+def _output_columns(layer: KroneckerLayer, gradient: Tensor) -> Tensor:
+    """Lay the output gradients out as columns (o, m s) or (q, o, m s)."""
+    if isinstance(layer, nn.Linear):
+        return gradient.reshape(-1, layer.out_features).T
+    columns_os = gradient.transpose(0, 1).reshape(layer.out_channels, -1)
+    return columns_os if layer.groups == 1 else columns_os.unflatten(0, (layer.groups, -1))
 
 
 def _patches(layer: nn.Conv2d, input_: Tensor) -> Tensor:
     """View the padded input as (channels, kernel height, width, m, output height, width), without a copy."""
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     padded = functional.pad(input_, _padding(layer), mode=mode).transpose(0, 1)
-    extent = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-    outputs = [(n - e - 1) // s + 1 for n, e, s in zip(padded.shape[2:], extent, layer.stride, strict=True)]
+    height, width = _outputs(layer, padded.shape[2:])
     by_channel, by_example, by_row, by_column = padded.stride()
     taps = (layer.dilation[0] * by_row, layer.dilation[1] * by_column)
     positions = (layer.stride[0] * by_row, layer.stride[1] * by_column)
-    shape = (len(padded), *layer.kernel_size, len(input_), *outputs)
+    shape = (len(padded), *layer.kernel_size, len(input_), height, width)
     return padded.as_strided(shape, (by_channel, *taps, by_example, *positions))
+
+
+def _outputs(layer: nn.Conv2d, padded: torch.Size) -> Iterator[int]:
+    """Height and width of the output of a padded input."""
+    sizes = zip(padded, layer.kernel_size, layer.stride, layer.dilation, strict=True)
+    return ((n - dilation * (kernel - 1) - 1) // stride + 1 for n, kernel, stride, dilation in sizes)
 
 
 def _padding(layer: nn.Conv2d) -> list[int]:
@@ -109,15 +212,10 @@ def _padding(layer: nn.Conv2d) -> list[int]:
     return [horizontal, horizontal, vertical, vertical]
 
 
-def _output_columns(layer: nn.Linear | nn.Conv2d, gradient: Tensor) -> Tensor:
-    """Lay the output gradients out as columns (o, m s)."""
-    if isinstance(layer, nn.Conv2d):
-        return gradient.transpose(0, 1).reshape(layer.out_channels, -1)
-    return gradient.reshape(-1, layer.out_features).T
-
-
-def _normalized(layer: BatchNorm, input_: Tensor, batch_statistics: bool) -> Tensor:
+def _normalized(layer: Normalization, input_: Tensor, batch_statistics: bool) -> Tensor:
     """Repeat the normalization of the forward pass, before scale and shift."""
+    if isinstance(layer, nn.LayerNorm):
+        return functional.layer_norm(input_, layer.normalized_shape, eps=layer.eps)
     if batch_statistics or layer.running_mean is None or layer.running_var is None:
         return functional.batch_norm(input_, None, None, training=True, eps=layer.eps)
     return functional.batch_norm(input_, layer.running_mean, layer.running_var, eps=layer.eps)
