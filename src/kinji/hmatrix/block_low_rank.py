@@ -5,8 +5,8 @@ Cao et al., "Extreme-scale task-based Cholesky factorization toward climate and 
 PASC20 (doi:10.1145/3394277.3401846).
 
 LORAPO recompresses a tile after each of its updates. Here the updates of a tile are left as the products they are
-until its column is next, applied to random vectors together, and recompressed once, which takes about a quarter of
-the operations, most of them in matrix products: Boukaram, Turkiyyah and Keyes, "H2OPUS-TLR", arXiv:2108.11932. Tasks
+until its column is next, applied to random vectors together, and recompressed once, which takes fewer operations,
+most of them in matrix products: Boukaram, Turkiyyah and Keyes, "H2OPUS-TLR", arXiv:2108.11932. Tasks
 and their order are the same; they run one after the other on BLAS calls of their own.
 
 Dimension letters: N points, T tiles in a row, M points of a tile, R rank, S samples, K right-hand sides.
