@@ -5,6 +5,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 SCALE ?= smoke
+SLURM_TESTS ?= all
 CORES ?= $(shell nproc)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
@@ -12,7 +13,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 ONE_RUN = mkdir -p results && flock --verbose results/.lock
 SNAKEMAKE = $(ONE_RUN) snakemake --cores $(CORES) --nolock --rerun-incomplete --keep-going --config scale=$(SCALE)
 
-.PHONY: reproduce test figures tune report keep lint schema clean help
+.PHONY: reproduce test test-slurm figures tune report keep lint schema clean help
 
 reproduce: .venv/ready ## run every experiment at SCALE (default smoke), judge every claim, write the report
 	kinji forget-failures --scale $(SCALE)
@@ -23,6 +24,9 @@ reproduce: .venv/ready ## run every experiment at SCALE (default smoke), judge e
 
 test: .venv/ready ## run the tests
 	pytest -n $(CORES) --dist worksteal
+
+test-slurm: .venv/ready ## run the tests on a real Slurm (Debian: munge slurmctld slurmd slurm-client); SLURM_TESTS=ci, a few
+	KINJI_SLURM=$(SLURM_TESTS) pytest tests/slurm -rs $(if $(filter ci,$(SLURM_TESTS)),-m slurm_ci)
 
 figures: .venv/ready ## redraw every figure from the records that exist, or from the committed ones; no experiment
 	@for script in figures/*.py; do kinji figure "$$(basename "$$script" .py)" --scale $(SCALE); done
@@ -52,7 +56,7 @@ clean: ## remove results, figures and logs of own runs; measurements in paper/me
 	rm -rf results logs .snakemake figures/smoke figures/workstation figures/paper
 
 help: ## show this
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /make \1\t/' | expand -t 18
 
 .venv/ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

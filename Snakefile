@@ -33,6 +33,10 @@ load_config(SCALE)
 REFERENCE = sorted(path.stem for path in Path("paper/reference").glob("*.csv"))
 
 
+# used with --software-deployment-method apptainer only
+container: "slurm/kinji.sif"
+
+
 wildcard_constraints:
     scale="|".join(SCALES),
     experiment="|".join(CASES),

@@ -22,6 +22,17 @@ def case_flags(experiment):
     return lambda wildcards: flags(wildcards.scale, experiment, wildcards.case)
 
 
+# The folder of the site, for a case on ImageNet that names none.
+def imagenet_flag(experiment):
+    flag = '${KINJI_IMAGENET:+--data-path "$KINJI_IMAGENET"}'
+
+    def chosen(wildcards):
+        case = parameters(wildcards.scale, experiment, wildcards.case)
+        return flag if case["images"] == "imagenet" and not case["data_path"] else ""
+
+    return chosen
+
+
 # A timed case takes every core there is, so that nothing else of the DAG runs beside it.
 def every_core(wildcards):
     machine = SLURM_THREADS if SITE else workflow.cores

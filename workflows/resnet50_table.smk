@@ -12,11 +12,12 @@ rule measure_resnet50_table:
         **case_resources("resnet50_table"),
     params:
         flags=case_flags("resnet50_table"),
+        imagenet=imagenet_flag("resnet50_table"),
         parameters=case_parameters("resnet50_table"),
         device=setting("device"),
         source=source_hash(sources("resnet50_table")),
     message:
         "Training, {wildcards.case} at scale {wildcards.scale}"
     shell:
-        "kinji resnet50-table {params.flags} --out {output.record} --device {params.device}"
+        "kinji resnet50-table {params.flags} {params.imagenet} --out {output.record} --device {params.device}"
         " --threads {threads} --record-failure 2>&1 | tee {log}"

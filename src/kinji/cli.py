@@ -196,6 +196,23 @@ def give_up(scale: Scale = "smoke") -> None:
 
 
 @app.command(rich_help_panel="On a cluster")
+def plan(scale: Scale = "paper") -> None:
+    """Print what each experiment of a scale asks of a cluster: GPU-hours, memory, disk."""
+    from kinji.workflow.plan import print_plan
+
+    print_plan(layout.check_scale(scale))
+
+
+@app.command(rich_help_panel="On a cluster")
+def verify_imagenet(folder: Path) -> None:
+    """Check that FOLDER holds the whole ImageNet of 2012, and print a checksum of its listing."""
+    from kinji.workflow.imagenet import verify_imagenet as list_images
+
+    for one in list_images(folder):
+        typer.echo(f"{one.part}: {one.images:,} images in {one.classes:,} classes, listing {one.sha256}")
+
+
+@app.command(rich_help_panel="On a cluster")
 def probe(
     out: Annotated[Path, typer.Option(help="The first rank's file.")],
     by: Annotated[str, typer.Option(help="How the ranks find each other: none, torch or mpi.")] = "none",

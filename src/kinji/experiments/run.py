@@ -10,6 +10,7 @@ from typing import Any
 
 from kinji.experiments.cases import Case, as_parameters, case_name, sources
 from kinji.experiments.context import open_context
+from kinji.records.energy import gpu_joules, joules_since
 from kinji.records.provenance import describe_run
 from kinji.records.record import Record, write_record
 
@@ -24,6 +25,7 @@ def run_case(case: Case, *, out: Path, device: str, threads: int, record_failure
     parameters = as_parameters(case)
     observations: list[dict[str, Any]] = []
     error = None
+    before = gpu_joules(device)
     try:
         with open_context(f"{case.experiment} {out.stem}", device, threads) as context:
             for observation in experiment.measure(case, context):  # what came before a failure is kept
@@ -39,7 +41,7 @@ def run_case(case: Case, *, out: Path, device: str, threads: int, record_failure
         experiment=case.experiment,
         parameters=parameters,
         observations=observations,
-        provenance=provenance,
+        provenance=provenance | joules_since(before, device),
         error=error,
     )
     write_record(record, out)

@@ -43,7 +43,7 @@ class Request(_Strict):
     disk_megabytes: int | None = Field(None, ge=0)
 
 
-Requests = create_model("Requests", __base__=_Strict, **{name: (Request, Request()) for name in CASES})  # type: ignore[call-overload]
+Requests = create_model("Requests", __base__=_Strict, **{name: (Request, Request.model_validate({})) for name in CASES})  # type: ignore[call-overload]
 
 
 class Configuration(_Strict):
@@ -57,7 +57,7 @@ class Configuration(_Strict):
     memory_megabytes: int = Field(8000, gt=0, description="Memory of one case on a cluster.")
     gpus: int = Field(0, ge=0, description="GPUs of one case on a cluster, or of each of its ranks.")
     disk_megabytes: int = Field(10, ge=0, description="Disk that one case fills, checkpoints included.")
-    requests: Requests = Field(Requests(), description="What single experiments ask for instead.")  # type: ignore[valid-type]
+    requests: Requests = Field(Requests.model_validate({}), description="What single experiments ask for instead.")  # type: ignore[valid-type]
     experiments: Experiments  # type: ignore[valid-type]
 
 

@@ -41,11 +41,7 @@ def captions() -> dict[str, dict[str, str]]:
 
 def flags(scale: str, experiment: str, case: str) -> str:
     """Return the command-line flags of one case; raise `KinjiError` if `scale` has no such case."""
-    given = _given(scale, experiment, case)
-    words = [_flag(key, value) for key, value in given.items()]
-    if given.get("images") == "imagenet" and "data_path" not in given:
-        words.append('${KINJI_IMAGENET:+--data-path "$KINJI_IMAGENET"}')  # the site's, from the Slurm profile
-    return " ".join(words)
+    return " ".join(_flag(key, value) for key, value in _given(scale, experiment, case).items())
 
 
 def parameters(scale: str, experiment: str, case: str) -> dict[str, Any]:
