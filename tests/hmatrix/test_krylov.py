@@ -16,7 +16,7 @@ def identity(r):
 def test_an_inaccurate_factorization_still_gives_an_accurate_solution():
     kernel, points, dense, x = sphere_problem(1500, diagonal=1.0, sides=1)
     field = build_near_field(kernel, points, leaf_size=64)
-    operator = compress(field, rank=100, fill_ins=False)
+    operator = compress(field, rank=100, fill_ins="none")
     factor = factorize(compress(field, rank=30))
     b = dense @ x
     direct = relative_error(solve(factor, b), x)

@@ -2,7 +2,7 @@ import pytest
 
 from kinji.hmatrix.h2_matrix import build_near_field, compress
 from kinji.hmatrix.h2_ulv import factorize
-from kinji.hmatrix.task_graph import h2_ulv_graph, tile_cholesky_graph
+from kinji.hmatrix.task_graph import TaskGraph, h2_ulv_graph, tile_cholesky_graph
 from tests.hmatrix.problems import sphere_problem
 
 
@@ -30,8 +30,17 @@ def test_tile_graph_is_that_of_the_loop(width):
 
 def test_h2_graph_counts_boxes_and_pairs():
     kernel, points, _, _ = sphere_problem(1024)
-    factor = factorize(compress(build_near_field(kernel, points, leaf_size=32), rank=16))
+    field = build_near_field(kernel, points, leaf_size=32)
+    factor = factorize(compress(field, rank=16))
     graph = h2_ulv_graph(factor)
-    assert graph.depth == 3 * len(factor.levels) + 1
-    assert graph.width == len(factor.levels[0].pairs)
-    assert graph.tasks == 1 + sum(2 * len(level.transform) + len(level.pairs) for level in factor.levels)
+    levels = [field.pairs[field.tree.depth - k].near for k in range(len(factor.levels))]
+    boxes = [int(near.max()) + 1 for near in levels]
+    assert boxes[0] == 32
+    assert graph.depth == 2 * len(levels) + 1
+    assert graph.width == len(levels[0]) - 32
+    assert graph.tasks == 1 + sum(len(near) for near in levels)
+
+
+def test_one_leaf_is_one_task():
+    kernel, points, _, _ = sphere_problem(60)
+    assert h2_ulv_graph(factorize(compress(build_near_field(kernel, points, leaf_size=64)))) == TaskGraph(1, 1, 1)
