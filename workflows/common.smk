@@ -61,3 +61,16 @@ def case_resources(experiment):
         "mem_mb": lambda wildcards: asked(wildcards)["memory_megabytes"],
         "gpu": lambda wildcards: asked(wildcards)["gpus"],
     } | (on_slurm() if SITE else {})
+
+
+# What a job of ranks asks for: on one node, or on several by srun.
+def probe_resources(device, ranks, nodes=1, launcher=None):
+    gpus = ranks if device == "cuda" else 0
+    asked = {"runtime": 10, "mem_mb": 4000 * ranks // nodes, "gpu": gpus}
+    if SITE:
+        asked |= {"slurm_partition": SITE.partition(gpus), "nodes": nodes}
+        asked |= {"gpu_model": SITE.gpu_type if gpus else ""}
+    if launcher:
+        # without tasks_per_gpu the plugin would ask for `tasks` on each GPU
+        asked |= {"mpi": launcher, "tasks": ranks, "tasks_per_gpu": 0}
+    return asked

@@ -50,7 +50,7 @@ def test_the_whole_road_ends_with_the_records_of_a_local_run(site):
 
 
 def test_each_kind_of_job_runs(site):
-    site.run("--config", "scale=smoke", "--", "check_site", "toy/gpus.txt")
+    site.run("--config", "scale=smoke", "--", "check_site", "toy/gpus.txt", "toy/gpus_of_two_nodes.txt")
     ranks = {path.stem: json.loads(path.read_text())["ranks"] for path in Path("results/site").glob("*.json")}
     nodes = {kind: {row["slurm_node"] for row in rows} for kind, rows in ranks.items()}
     assert {kind: len(rows) for kind, rows in ranks.items()} == {
@@ -60,7 +60,9 @@ def test_each_kind_of_job_runs(site):
         "mpi": 2,
     }
     assert len(nodes["one_node"]) == 1 and len(nodes["two_nodes"]) == len(nodes["mpi"]) == 2
-    assert Path("toy/gpus.txt").read_text().strip() == "0,1"
+    assert Path("toy/gpus.txt").read_text().split() == ["0,1"]
+    rows = [line.split() for line in Path("toy/gpus_of_two_nodes.txt").read_text().splitlines()]
+    assert len({node for node, _ in rows}) == 2 and all(gpus in ("0", "1") for _, gpus in rows)
 
 
 WRONG = {"account": '"$ACCOUNT"', "partition": "gpuu", "scratch": "/no/such/folder", "imagenet": "/tmp"}

@@ -18,12 +18,19 @@ rule toy_gpus:
     output:
         "toy/gpus.txt",
     resources:
-        runtime=5,
-        mem_mb=200,
-        gpu=2,
-        nodes=1,
+        **probe_resources("cuda", ranks=2),
     shell:
-        "mkdir -p toy; echo $CUDA_VISIBLE_DEVICES > {output}"
+        "echo $CUDA_VISIBLE_DEVICES > {output}"
+
+
+rule toy_gpus_of_two_nodes:
+    output:
+        "toy/gpus_of_two_nodes.txt",
+    resources:
+        **probe_resources("cuda", ranks=2, nodes=2, launcher="srun"),
+    shell:
+        "{resources.mpi} --nodes {resources.nodes} --ntasks {resources.tasks}"
+        " sh -c 'echo $SLURMD_NODENAME $CUDA_VISIBLE_DEVICES' > {output}"
 
 
 rule toy_training:
