@@ -3,7 +3,6 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -11,15 +10,25 @@ from kinji.records import Estimate, growth_exponent
 from kinji.records.metrics.h2_scaling import ablation, settled_sizes
 
 METHODS = {"blr": ("block low-rank (LORAPO)", "s", "--"), "h2_ulv": ("H²-ULV, fixed rank", "o", "-")}
-WAYS = METHODS | {"h2_ulv_cg": ("H²-ULV + CG", "^", "-.")}
-COLOURS = dict(zip(WAYS, ["C1", "C0", "C2"], strict=True))
+WAYS = METHODS | {
+    "h2_ulv_decoupled": ("H²-ULV, decoupled lifts", "v", ":"),
+    "h2_ulv_cg": ("H²-ULV + CG", "^", "-."),
+}
+COLOURS = dict(zip(WAYS, ["C1", "C0", "C4", "C2"], strict=True))
+STRUCTURES = {"hss": ("HSS, theta = 0", "D", "--"), "h2": ("H²", "o", "-")}
+PARTS = ("factor", "parallel substitution", "sequential substitution")
+ABLATION = {  # fill-ins and lift: label, marker, line, colour
+    ("none", "orthonormal"): ("none", "D", "--", "C7"),
+    ("2023", "orthonormal"): ("as published", "o", "-", "C0"),
+    ("sc22", "decoupled"): ("scaled, decoupled lifts", "v", ":", "C4"),
+}
 PUBLISHED_NODES = 64
 
 
 def draw(table: pd.DataFrame, reference: dict[str, pd.DataFrame]) -> Figure:
-    """Return growth above; below, the error on both diagonals beside that of b/diag, and the effect of fill-ins."""
-    figure, panels = plt.subplots(2, 3, figsize=(8.6, 5.6))
-    (time, operations, memory), (dominant, natural, fill_ins) = panels
+    """Return growth above; errors on both diagonals and by fill-ins; ranks, whole time and workers below."""
+    figure, panels = plt.subplots(3, 3, figsize=(8.6, 8.2))
+    (time, operations, memory), (dominant, natural, fill_ins), (ranks, whole, workers) = panels
     results = table[table["quantity"] == "result"]
     _draw_growth(time, table[table["quantity"] == "time"], "factor_seconds", settled_sizes(table))
     _draw_published(time, reference["h2_lorapo_times"])
@@ -33,7 +42,10 @@ def draw(table: pd.DataFrame, reference: dict[str, pd.DataFrame]) -> Figure:
         _draw_errors(axes, results[results["diagonal"] == diagonal], diagonal)
     dominant.set_ylabel("relative error of the solution")
     _draw_fill_ins(fill_ins, table)
-    for axes in (*panels[0], dominant, natural):
+    _draw_ranks(ranks, table[table["quantity"] == "rank"])
+    _draw_whole_time(whole, table)
+    _draw_workers(workers, table[table["quantity"] == "workers"])
+    for axes in (*panels[0], dominant, natural, ranks, whole):
         _mark_sizes(axes, sorted(table["n"].unique()))
     return figure
 
@@ -94,10 +106,49 @@ def _draw_errors(axes: Axes, rows: pd.DataFrame, diagonal: str) -> None:
 
 
 def _draw_fill_ins(axes: Axes, table: pd.DataFrame) -> None:
-    errors = ablation(table)
-    for with_them, label, marker, line in ((True, "with", "o", "-"), (False, "without", "D", "--")):
-        colour = COLOURS["h2_ulv"] if with_them else sns.color_palette()[7]
-        axes.semilogy(errors.index, errors[with_them], marker=marker, ls=line, color=colour, label=f"{label} fill-ins")
-    case = table[table["quantity"] == "fill_ins"].iloc[0]
+    rows = table[table["quantity"] == "fill_ins"]
+    if rows.empty:
+        axes.set_axis_off()
+        return
+    for (fill_ins, lift), (label, marker, line, colour) in ABLATION.items():
+        errors = ablation(rows, lift)[fill_ins]
+        axes.semilogy(errors.index, errors, marker=marker, ls=line, color=colour, label=label)
+    case = rows.iloc[0]
     axes.set(title=f"Fill-ins in the bases, N = {case['n']:,}, {case['diagonal']}", xlabel="rank")
+    axes.legend(fontsize=7)
+
+
+def _draw_ranks(axes: Axes, rows: pd.DataFrame) -> None:
+    for structure, (label, marker, line) in STRUCTURES.items():
+        own = rows[(rows["method"] == structure) & (rows["rank_at_tolerance"] > 0)].sort_values("n")
+        if own["n"].nunique() > 2:
+            label = f"{label}: {_power(growth_exponent(own['n'].tolist(), own['rank_at_tolerance'].tolist()))}"
+        axes.loglog(own["n"], own["rank_at_tolerance"], marker=marker, ls=line, color="C5", label=label)
+    axes.set(title="Rank of the far field at 1e-6", ylim=(10, None))
+    if len(rows):
+        axes.legend(fontsize=7)
+
+
+def _draw_whole_time(axes: Axes, table: pd.DataFrame) -> None:
+    rows = table[(table["quantity"] == "time") & (table["diagonal"] == "natural")]
+    for method in ("blr", "h2_ulv_cg"):
+        label, marker, line = WAYS[method]
+        own = rows[rows["method"] == method].groupby("n")
+        seconds = own[["construct_seconds", "factor_seconds", "solve_seconds"]].median().sum(axis=1)
+        axes.loglog(seconds.index, seconds, marker=marker, ls=line, color=COLOURS[method], label=label)
+    axes.set(title="Kernel to solution, equal residual, s")
+    axes.legend(fontsize=7)
+
+
+def _draw_workers(axes: Axes, rows: pd.DataFrame) -> None:
+    if rows.empty:
+        axes.set_axis_off()
+        return
+    medians = rows.groupby(["part", "workers"])["part_seconds"].median().unstack()
+    speed_up = medians.rdiv(medians[medians.columns.min()], axis=0).loc[list(PARTS)]
+    for count, hatch in zip(speed_up.columns, ("", "//", "xx", "..", "\\\\"), strict=False):
+        place = np.arange(len(PARTS)) + 0.35 * list(speed_up.columns).index(count)
+        axes.bar(place, speed_up[count], 0.3, hatch=hatch, color="C0", alpha=0.6, label=f"{int(count)} workers")
+    axes.set_xticks(np.arange(len(PARTS)) + 0.17, [part.replace(" ", "\n") for part in PARTS], fontsize=7)
+    axes.set(title=f"Speed-up, N = {rows['n'].max():,}")
     axes.legend(fontsize=7)

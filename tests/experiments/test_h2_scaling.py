@@ -1,16 +1,29 @@
 import pandas as pd
 import pytest
 import torch
+from numpy.linalg import LinAlgError
 
 from kinji.experiments import h2_scaling
 from kinji.experiments.cases import H2ScalingCase
 from kinji.experiments.context import Context, Progress
+from kinji.experiments.h2_scaling import structure
 from kinji.hmatrix.kernels import Kernel, true_product
 from kinji.records.metrics import h2_scaling as metrics
 from kinji.records.summaries.h2_scaling import summarize
 
 CASE = H2ScalingCase(
-    n=1024, diagonal="natural", leaf=64, rank=32, samples=300, tile=256, ablation_ranks=(16, 32, 48), repetitions=2
+    n=1024,
+    diagonal="natural",
+    leaf=64,
+    rank=32,
+    samples=300,
+    tile=256,
+    ablation_ranks=(16, 32, 48),
+    sweep_thetas=(0.0, 1.0),
+    sweep_diagonals=(1.0, 100.0),
+    rank_tolerances=(1e-6,),
+    workers=(1, 2),
+    repetitions=2,
 )
 
 
@@ -34,33 +47,68 @@ def test_both_solvers_are_timed_in_each_repetition(table):
     assert times.groupby("method").repetition.agg(list).to_dict() == {
         "blr": [0, 1],
         "h2_ulv": [0, 1],
-        "h2_ulv_cg": [0],
+        "h2_ulv_cg": [0, 1],
+        "h2_ulv_decoupled": [0, 1],
     }
     assert (times[["construct_seconds", "solve_seconds"]] > 0).all(axis=None)
 
 
+def test_sweeps_change_what_they_say(table):
+    thetas = table[table.quantity == "admissibility"].set_index("swept_theta")
+    assert thetas.factor_bytes[0.0] < thetas.factor_bytes[1.0]
+    diagonals = table[table.quantity == "diagonal"].set_index("times_natural")
+    assert diagonals.relative_error[100.0] < diagonals.relative_error[1.0]
+    ranks = table[table.quantity == "rank"].set_index("method").rank_at_tolerance
+    assert ranks["hss"] > ranks["h2"]
+    workers = table[table.quantity == "workers"]
+    assert set(zip(workers.part, workers.workers, strict=True)) == {
+        (part, count) for part in ("factor", "parallel substitution", "sequential substitution") for count in (1.0, 2.0)
+    }
+
+
+def test_a_variant_that_breaks_down_does_not_end_the_case(monkeypatch):
+    def broken(case, problem, method):
+        if method == "h2_ulv" and case.n == 512:
+            raise LinAlgError("root, box 0: the diagonal block is not positive definite")
+        return run(case, problem, method)
+
+    run = h2_scaling.run_h2_ulv
+    monkeypatch.setattr(h2_scaling, "run_h2_ulv", broken)
+    small = H2ScalingCase(n=512, diagonal="natural", leaf=64, rank=32, samples=200, tile=0, repetitions=1)
+    rows = observe(small)
+    assert rows[rows.quantity == "failure"].message.str.contains("not positive definite").all()
+    assert set(rows[rows.quantity == "result"].method) == {
+        "h2_ulv_decoupled",
+        "h2_ulv_decoupled_sequential",
+        "h2_ulv_cg",
+    }
+
+
 def test_every_result_says_how_hard_the_problem_is(table):
     results = table[table.quantity == "result"].set_index("method")
-    assert set(results.index) == {"blr", "h2_ulv", "h2_ulv_sequential", "h2_ulv_cg"}
+    variants = {"h2_ulv", "h2_ulv_sequential", "h2_ulv_decoupled", "h2_ulv_decoupled_sequential"}
+    assert set(results.index) == {"blr", "h2_ulv_cg"} | variants
     assert (results.condition_number > 20).all()
     assert (results.diagonal_solve_relative_error > 0.1).all()
     assert results.relative_error["blr"] < 1e-5
     assert results.relative_error["h2_ulv"] < 0.1
     assert results.relative_residual["h2_ulv_cg"] < 2 * results.relative_residual["blr"]
-    assert results.kernel_entries["blr"] == 256 * 256 * 10
+    assert 0 < results.kernel_entries["blr"] <= 256 * 256 * 10
+    assert results.relative_error["h2_ulv_decoupled"] < results.relative_error["h2_ulv"]
 
 
 def test_the_metrics_hold_on_a_small_matrix(table):
     assert metrics.share_of_identical_factors(table).value == 1
-    assert metrics.fill_in_gain(table).value > 3
+    assert metrics.fill_in_gain(table).value > 1
+    assert metrics.decoupling_gain(table).value > 2
     assert metrics.parallel_over_sequential_error(table).value == pytest.approx(1, abs=0.2)
     assert metrics.most_iterations(table).value < 20
 
 
 def test_the_summary_has_a_row_for_each_way_to_solve(table):
     summary = summarize(table)
-    assert summary.method.tolist() == ["blr", "h2_ulv", "h2_ulv_cg"]
-    assert summary.iterations.notna().tolist() == [False, False, True]
+    assert summary.method.tolist() == ["blr", "h2_ulv", "h2_ulv_cg", "h2_ulv_decoupled"]
+    assert summary.iterations.notna().tolist() == [False, False, True, False]
 
 
 def test_the_dominant_diagonal_is_the_published_one_and_trivial():
@@ -85,12 +133,12 @@ def test_residuals_are_those_of_the_true_matrix():
 
 def test_dependent_boxes_would_be_noticed(monkeypatch):
     problem = h2_scaling.build_problem(CASE, "cpu")
-    run, _ = h2_scaling.run_h2_ulv(CASE, problem)
-    assert h2_scaling.describe_independence(run.factor, seed=0)["identical"]
-    eliminate = h2_scaling.eliminate_complements
+    run, _ = h2_scaling.run_h2_ulv(CASE, problem, "h2_ulv_decoupled")
+    assert structure.describe_independence(run.factor, seed=0)["identical"]
+    eliminate = structure.eliminate_complements
 
-    def chained(diagonal, *arguments, **options):
-        return eliminate(diagonal + 1e-9 * diagonal.roll(1, dims=0), *arguments, **options)
+    def chained(on, blocks, *arguments, **options):
+        return eliminate(on, blocks + 1e-9 * blocks.roll(1, dims=0), *arguments, **options)
 
-    monkeypatch.setattr(h2_scaling, "eliminate_complements", chained)
-    assert not h2_scaling.describe_independence(run.factor, seed=0)["identical"]
+    monkeypatch.setattr(structure, "eliminate_complements", chained)
+    assert not structure.describe_independence(run.factor, seed=0)["identical"]

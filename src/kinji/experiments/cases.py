@@ -42,10 +42,15 @@ class Int8DgemmCase:
 
 @dataclass(frozen=True, kw_only=True)
 class H2ScalingCase:
-    """H²-ULV against LORAPO on one kernel matrix."""
+    """H²-ULV against LORAPO on one kernel matrix.
+
+    With tile 0 LORAPO, which is O(N²), is left out, and `tolerance` is the residual that iterations go to. What is an
+    empty tuple is left out: the fill-in ablation, sweeps of theta and of the diagonal (in multiples of the natural
+    one), ranks of HSS and H² at some accuracies, strong scaling over workers.
+    """
 
     experiment: ClassVar[str] = "h2_scaling"
-    packages: ClassVar[tuple[str, ...]] = ("hmatrix",)
+    packages: ClassVar[tuple[str, ...]] = ("hmatrix", "experiments/int8_dgemm/threads")
 
     n: int
     diagonal: Literal["dominant", "natural"]
@@ -55,7 +60,12 @@ class H2ScalingCase:
     samples: int = 2000
     tile: int = 512
     tolerance: float = 1e-6
+    geometry: Literal["sphere", "cube_surface", "molecule", "uniform_cube"] = "sphere"
     ablation_ranks: tuple[int, ...] = ()
+    sweep_thetas: tuple[float, ...] = ()
+    sweep_diagonals: tuple[float, ...] = ()
+    rank_tolerances: tuple[float, ...] = ()
+    workers: tuple[int, ...] = ()
     repetitions: int = 3
     seed: int = 0
 

@@ -1,6 +1,6 @@
 """Hierarchical matrices of a kernel: H²-ULV, and the block low-rank Cholesky of LORAPO that it is compared with.
 
-`factorize(points, kernel)` gives a solver of controlled accuracy. Behind it, in the order the data flows: `geometry` and
+`factorize(points, kernel)` gives a solver of controlled accuracy. Behind it, as the data flows: `geometry` and
 `kernels` (points and entries), `cluster_tree`, `admissibility`; then `basis`, `h2_matrix`, `h2_ulv`, `substitution`,
 `krylov`, which call the batched routines of an `executor` (`compiled`, `eager`). `block_low_rank` is the other side;
 `task_graph` counts what can run at once.

@@ -57,13 +57,39 @@ def residuals(**by_method):
     return pd.concat(results(method, relative_residual=residual) for method, residual in by_method.items())
 
 
-def ablation(with_fill_ins, without):
+def ablation(published, without, decoupled=(1e-2, 1e-3, 1e-5)):
+    columns = {("2023", "orthonormal"): published, ("none", "orthonormal"): without, ("sc22", "decoupled"): decoupled}
     rows = [
-        {"basis_rank": rank, "fill_ins": fill_ins, "relative_error": error}
-        for fill_ins, column in ((True, with_fill_ins), (False, without))
+        {"basis_rank": rank, "fill_ins": fill_ins, "lift": lift, "relative_error": error}
+        for (fill_ins, lift), column in columns.items()
         for rank, error in zip((40, 80, 160), column, strict=True)
     ]
     return pd.DataFrame(rows).assign(quantity="fill_ins", n=4096)
+
+
+def solved_in(power):
+    rows = [{"n": n, "construct_seconds": 1e-5 * n**power, "factor_seconds": 0.0, "solve_seconds": 0.0} for n in SIZES]
+    return pd.concat([pd.DataFrame(rows).assign(quantity="time", method="h2_ulv_cg", diagonal="natural"), results()])
+
+
+def precisions(single, double):
+    rows = [{"n": n, "precision": "single", "iterations": single} for n in SIZES]
+    rows += [{"n": n, "precision": "double", "iterations": double} for n in SIZES]
+    return pd.DataFrame(rows).assign(quantity="preconditioner", diagonal="natural")
+
+
+def ranks(structure, power):
+    rows = [{"n": n, "rank_at_tolerance": round(5 * n**power), "rank_tolerance": 1e-6} for n in SIZES]
+    return pd.DataFrame(rows).assign(quantity="rank", method=structure)
+
+
+def workers(part, speed_up):
+    rows = [
+        {"workers": count, "repetition": r, "part_seconds": (1 + 0.01 * r) / (speed_up if count == 2 else 1)}
+        for count in (1, 2)
+        for r in range(3)
+    ]
+    return pd.DataFrame(rows).assign(quantity="workers", n=16384, part=part)
 
 
 SUPPORTING = {
@@ -84,6 +110,14 @@ SUPPORTING = {
     "h2-accuracy-at-fixed-rank": results(relative_error=lambda n: 1e-3 + 1e-5 * (n == 8192)),
     "h2-iterations-reach-blr-residual": residuals(h2_ulv_cg=9e-7, blr=1e-6),
     "h2-few-iterations": results("h2_ulv_cg", iterations=12, converged=True),
+    "h2-decoupled-lifts-help": ablation([1e-1, 1e-2, 1e-4], [2e-2, 1e-2, 1e-2]),
+    "h2-accurate-solver-is-linear": solved_in(1.05),
+    "h2-single-precision-suffices": precisions(single=7, double=7),
+    "h2-hss-rank-grows": ranks("hss", 0.5),
+    "h2-rank-does-not-grow": ranks("h2", 0.05),
+    "h2-factor-scales": workers("factor", 1.9),
+    "h2-parallel-substitution-scales": workers("parallel substitution", 1.8),
+    "h2-sequential-substitution-does-not-scale": workers("sequential substitution", 1.1),
 }
 
 CONTRADICTING = {
@@ -104,4 +138,12 @@ CONTRADICTING = {
     "h2-accuracy-at-fixed-rank": results(relative_error=lambda n: 1e-9 * n**2),
     "h2-iterations-reach-blr-residual": residuals(h2_ulv_cg=1e-3, blr=1e-6),
     "h2-few-iterations": results("h2_ulv_cg", iterations=60, converged=True),
+    "h2-decoupled-lifts-help": ablation([1e-1, 1e-2, 1e-4], [2e-2, 1e-2, 1e-2], decoupled=[1e-1, 1e-2, 1e-4]),
+    "h2-accurate-solver-is-linear": solved_in(1.6),
+    "h2-single-precision-suffices": precisions(single=12, double=7),
+    "h2-hss-rank-grows": ranks("hss", 0.1),
+    "h2-rank-does-not-grow": ranks("h2", 0.5),
+    "h2-factor-scales": workers("factor", 1.1),
+    "h2-parallel-substitution-scales": workers("parallel substitution", 1.1),
+    "h2-sequential-substitution-does-not-scale": workers("sequential substitution", 1.9),
 }

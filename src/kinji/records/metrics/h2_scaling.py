@@ -85,15 +85,60 @@ def parallel_over_sequential_error(table: pd.DataFrame) -> Estimate:
 
 
 def fill_in_gain(table: pd.DataFrame) -> Estimate:
-    """Return the error without fill-ins over the error with them, at the largest rank tried."""
-    errors = ablation(table)
-    return exact((errors[False] / errors[True]).iloc[-1])
+    """Return the error without fill-ins over the error with them, as published, at the largest rank tried."""
+    errors = ablation(table, "orthonormal")
+    return exact((errors["none"] / errors["2023"]).iloc[-1])
 
 
 def floor_without_fill_ins(table: pd.DataFrame) -> Estimate:
     """Return the error without fill-ins at the largest rank over the error at half of it; 1 is a floor."""
-    errors = ablation(table)[False]
+    errors = ablation(table, "orthonormal")["none"]
     return exact(errors.iloc[-1] / errors[errors.index <= errors.index.max() / 2].iloc[-1])
+
+
+def decoupling_gain(table: pd.DataFrame) -> Estimate:
+    """Return the published variant's error over that of scaled fill-ins and decoupled lifts, at the largest rank."""
+    return exact(ablation(table, "orthonormal")["2023"].iloc[-1] / ablation(table, "decoupled")["sc22"].iloc[-1])
+
+
+def accurate_seconds_exponent(table: pd.DataFrame) -> Estimate:
+    """Return p of (seconds from kernel to a solution by iterations) ~ N^p on the natural diagonal."""
+    rows = _times(table, "h2_ulv_cg")
+    rows = rows[(rows["diagonal"] == "natural") & rows["n"].isin(settled_sizes(table))]
+    seconds = rows[["construct_seconds", "factor_seconds", "solve_seconds"]].sum(axis=1)
+    return growth_exponent(rows["n"].tolist(), seconds.tolist())
+
+
+def single_over_double_iterations(table: pd.DataFrame) -> Estimate:
+    """Return the largest ratio of the iterations with factors in single precision to those in double."""
+    rows = table[table["quantity"] == "preconditioner"]
+    counts = rows.pivot_table(index=["n", "diagonal"], columns="precision", values="iterations")
+    return exact((counts["single"] / counts["double"].clip(lower=1)).max())
+
+
+def hss_rank_exponent(table: pd.DataFrame) -> Estimate:
+    """Return p of (rank of HSS at one accuracy of the far field) ~ N^p."""
+    return _rank_exponent(table, "hss")
+
+
+def h2_rank_exponent(table: pd.DataFrame) -> Estimate:
+    """Return p of (rank of H2 at one accuracy of the far field) ~ N^p."""
+    return _rank_exponent(table, "h2")
+
+
+def factor_efficiency(table: pd.DataFrame) -> Estimate:
+    """Return the speed-up of the factorization on the most workers over their number, at the largest N."""
+    return _efficiency(table, "factor")
+
+
+def parallel_substitution_efficiency(table: pd.DataFrame) -> Estimate:
+    """Return the speed-up of the parallel substitution on the most workers over their number, at the largest N."""
+    return _efficiency(table, "parallel substitution")
+
+
+def sequential_substitution_efficiency(table: pd.DataFrame) -> Estimate:
+    """Return the speed-up of the sequential substitution on the most workers over their number, at the largest N."""
+    return _efficiency(table, "sequential substitution")
 
 
 def trivial_error(table: pd.DataFrame) -> Estimate:
@@ -129,10 +174,9 @@ def settled_sizes(table: pd.DataFrame) -> list[int]:
     return sorted(rows.loc[rows["levels"] >= SETTLED_LEVELS, "n"].unique())
 
 
-def ablation(table: pd.DataFrame) -> pd.DataFrame:
-    """Return relative errors by rank (rows, ascending) without (False) and with (True) fill-ins."""
-    rows = table[table["quantity"] == "fill_ins"]
-    rows = rows.assign(fill_ins=rows["fill_ins"].astype(bool))
+def ablation(table: pd.DataFrame, lift: str) -> pd.DataFrame:
+    """Return relative errors by rank (rows, ascending) and kind of fill-ins (columns) with one kind of lift."""
+    rows = table[(table["quantity"] == "fill_ins") & (table["lift"] == lift)]
     return rows.pivot_table(index="basis_rank", columns="fill_ins", values="relative_error")
 
 
@@ -147,6 +191,19 @@ def _times(table: pd.DataFrame, method: str) -> pd.DataFrame:
 def _errors(table: pd.DataFrame) -> pd.DataFrame:
     rows = table[table["quantity"] == "result"]
     return rows.pivot_table(index=["n", "diagonal"], columns="method", values="relative_error")
+
+
+def _rank_exponent(table: pd.DataFrame, structure: str) -> Estimate:
+    rows = table[(table["quantity"] == "rank") & (table["method"] == structure)]
+    rows = rows[(rows["rank_at_tolerance"] > 0) & (rows["rank_tolerance"] == rows["rank_tolerance"].min())]
+    return growth_exponent(rows["n"].tolist(), rows["rank_at_tolerance"].tolist())
+
+
+def _efficiency(table: pd.DataFrame, part: str) -> Estimate:
+    rows = table[(table["quantity"] == "workers") & (table["part"] == part)]
+    sides = rows[rows["n"] == rows["n"].max()].pivot_table(index="repetition", columns="workers", values="part_seconds")
+    few, many = min(sides), max(sides)
+    return median_estimate((sides[few] * few / (sides[many] * many)).to_numpy())
 
 
 def _exponent(rows: pd.DataFrame, column: str, table: pd.DataFrame) -> Estimate:

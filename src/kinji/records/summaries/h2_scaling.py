@@ -10,7 +10,8 @@ SECONDS = ["construct_seconds", "factor_seconds", "solve_seconds"]
 
 def summarize(table: pd.DataFrame) -> pd.DataFrame:
     """Return one row for each diagonal, N and way to solve; times are medians over the repetitions."""
-    results = table[(table["quantity"] == "result") & (table["method"] != "h2_ulv_sequential")].set_index(KEYS)
+    sequential = table["method"].str.endswith("_sequential", na=False)
+    results = table[(table["quantity"] == "result") & ~sequential].set_index(KEYS)
     times = table[table["quantity"] == "time"].groupby(KEYS)[SECONDS].median()
     columns = {
         "condition": results["condition_number"].round(3),
