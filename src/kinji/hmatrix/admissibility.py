@@ -5,6 +5,7 @@ The matrix is symmetric: only pairs (i, j) with i >= j are listed.
 Dimension letters: B boxes of a level, P pairs, S samples.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,7 +79,9 @@ def coarsest_far_level(levels: list[LevelPairs]) -> int:
     return next((level for level, pairs in enumerate(levels) if len(pairs.far)), len(levels))
 
 
-def sample_far_fields(tree: ClusterTree, pairs: list[LevelPairs], *, samples: int) -> dict[int, Tensor]:
+def sample_far_fields(
+    tree: ClusterTree, pairs: list[LevelPairs], *, samples: int, parts: Sequence[slice] | None = None
+) -> dict[int, Tensor]:
     """Pick points that stand for the far field of each box, the denser the closer they are.
 
     Candidates are points, in even strides, of the boxes that become far at the level itself, and the sample of the
@@ -93,6 +96,8 @@ def sample_far_fields(tree: ClusterTree, pairs: list[LevelPairs], *, samples: in
         Block structure, root first.
     samples : int
         Number of points per box, S.
+    parts : sequence of slice, optional
+        Per level, the boxes to return the samples of, their parents among them; all by default.
 
     Returns
     -------
@@ -100,18 +105,19 @@ def sample_far_fields(tree: ClusterTree, pairs: list[LevelPairs], *, samples: in
         Per level from the coarsest that has far pairs: rows of ``tree.points``, shape ``(B, S)`` or less;
         `ClusterTree.nowhere` fills up.
     """
-    top = coarsest_far_level(pairs)
-    field = torch.empty(1 << top, 0, dtype=torch.int64, device=tree.members.device)
-    fields = {}
+    top, parts = coarsest_far_level(pairs), parts or [slice(0, 1 << level) for level in range(tree.depth + 1)]
+    fields: dict[int, Tensor] = {}
     for level in range(top, tree.depth + 1):
-        own = _stride_far_boxes(tree, pairs[level].far, 1 << level, CANDIDATES * samples)
-        fields[level] = field = _pick_closest(tree, level, torch.cat([own, field], dim=1), samples)
-        field = field.repeat_interleave(2, dim=0)
+        boxes = np.arange(1 << level)[parts[level]]
+        rows = _stride_far_boxes(tree, pairs[level].far, 1 << level, CANDIDATES * samples, parts[level])
+        if level > top:
+            rows = torch.cat([rows, fields[level - 1][boxes // 2 - parts[level - 1].start]], dim=1)
+        fields[level] = _pick_closest(tree, level, rows, samples, parts[level])
     return fields
 
 
-def _pick_closest(tree: ClusterTree, level: int, rowsBC: Tensor, samples: int) -> Tensor:
-    distanceBC = _distance_from_boxes(tree, level, rowsBC)
+def _pick_closest(tree: ClusterTree, level: int, rowsBC: Tensor, samples: int, part: slice) -> Tensor:
+    distanceBC = _distance_from_boxes(tree, level, rowsBC, part)
     _, order = distanceBC.sort(dim=1, stable=True)
     count = (rowsBC != tree.nowhere).sum(dim=1, keepdim=True)
     rank = torch.arange(min(samples, rowsBC.shape[1]), device=rowsBC.device)
@@ -120,22 +126,23 @@ def _pick_closest(tree: ClusterTree, level: int, rowsBC: Tensor, samples: int) -
     return rowsBC.gather(1, order.gather(1, place.clamp(max=rowsBC.shape[1] - 1)))
 
 
-def _distance_from_boxes(tree: ClusterTree, level: int, rowsBC: Tensor) -> Tensor:
+def _distance_from_boxes(tree: ClusterTree, level: int, rowsBC: Tensor, part: slice) -> Tensor:
     """Squared distance of points from the bounding boxes, a column at a time."""
     squared = torch.zeros(rowsBC.shape, dtype=torch.float64, device=rowsBC.device)
     for axis in range(3):
         centre, half = (
-            torch.from_numpy(x[level][:, axis, None]).to(rowsBC.device) for x in (tree.centres, tree.half_widths)
+            torch.from_numpy(x[level][part, axis, None]).to(rowsBC.device) for x in (tree.centres, tree.half_widths)
         )
         squared += ((tree.points[:, axis][rowsBC] - centre).abs() - half).clamp(min=0.0).square()
     return squared
 
 
-def _stride_far_boxes(tree: ClusterTree, far: Pairs, boxes: int, most: int) -> Tensor:
+def _stride_far_boxes(tree: ClusterTree, far: Pairs, boxes: int, most: int, part: slice) -> Tensor:
     width = tree.members.numel() // boxes
     partners, count = _padded_partners(far, boxes)
     taken = np.minimum(count * width, most)[:, None]
     rank = np.arange(taken.max(initial=0))
+    partners, count, taken = partners[part], count[part], taken[part]
     place = (2 * rank + 1) * (count * width)[:, None] // np.maximum(2 * taken, 1)
     place = np.where(rank < taken, place, 0)
     place = np.take_along_axis(partners, place // width, axis=1) * width + place % width

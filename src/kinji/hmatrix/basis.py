@@ -81,7 +81,7 @@ def near_blocks(on: Executor, kernel: Kernel, tree: ClusterTree, places: Tensor,
     tree : ClusterTree
         The points.
     places : Tensor
-        Rows of ``tree.points`` per box, shape ``(B, M)``.
+        Rows of ``tree.points`` per box that stands in a pair, shape ``(B, M)``.
     near : Tensor
         Near pairs, those of a box with itself first, shape ``(P, 2)``.
     like : Tensor
@@ -92,7 +92,7 @@ def near_blocks(on: Executor, kernel: Kernel, tree: ClusterTree, places: Tensor,
     Tensor
         Blocks, shape ``(P, M, M)``.
     """
-    boxes, size = places.shape
+    boxes, size = int((near[:, 0] == near[:, 1]).sum()), places.shape[1]
     blocks = like.new_empty(len(near), size, size)
     on.kernel_blocks(kernel, tree.points, places[near[:, 0]], places[near[:, 1]], blocks)
     blocks[:boxes].diagonal(dim1=1, dim2=2).fill_(kernel.diagonal)
@@ -137,11 +137,12 @@ def sketch_fill_ins(
 
 def _sketch_gram(on: Executor, blocks: Tensor, near: Tensor, random: Tensor) -> Tensor:
     """Return ``sum_j A_ij A_ji random_i`` over the neighbours j of each box."""
-    gram = torch.zeros_like(random)
-    coupled = blocks[len(random) :]
-    i, j = near[len(random) :].T
-    gram.index_add_(0, i, on.multiply(coupled, on.multiply(coupled, random, right=i, transpose_a=True)))
-    return gram.index_add_(0, j, on.multiply(coupled, on.multiply(coupled, random, right=j), transpose_a=True))
+    boxes, gram = len(random), torch.zeros_like(random)
+    for side, box in enumerate(near[boxes:].T):
+        pairs = (box < boxes).nonzero().flatten()  # the others are of boxes that are not here
+        inner = on.multiply(blocks, random, left=boxes + pairs, right=box[pairs], transpose_a=side == 0)
+        gram.index_add_(0, box[pairs], on.multiply(blocks, inner, left=boxes + pairs, transpose_a=side == 1))
+    return gram
 
 
 def check_factors(info: Tensor, where: str) -> None:

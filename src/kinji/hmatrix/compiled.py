@@ -6,6 +6,7 @@ Dimension letters: as in `executor`; W workers.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -100,14 +101,16 @@ def _sketch_boxes(
             gemm(False, False, 1.0, blockMS[:, : end - at], randomSZ[at:end], 1.0, sketchBMZ[b])
 
 
-def interpolate(sketchBMZ: Tensor, rank: int, tolerance: float) -> tuple[Tensor, Tensor]:
+def interpolate(
+    sketchBMZ: Tensor, rank: int, tolerance: float, largest: Callable[[int], int] = int
+) -> tuple[Tensor, Tensor]:
     """See `executor.Executor`."""
     boxes, size, _ = sketchBMZ.shape
     orderBM = torch.arange(size).repeat(boxes, 1)
     triangleBRM = sketchBMZ.new_zeros(boxes, rank, size)
     pivotBR = sketchBMZ.new_zeros(boxes, rank)
     _pivot_loop(sketchBMZ.numpy(), orderBM.numpy(), triangleBRM.numpy(), pivotBR.numpy())
-    kept = max(1, int((pivotBR > tolerance * pivotBR[:, :1]).sum(dim=1).max()))
+    kept = largest(max(1, int((pivotBR > tolerance * pivotBR[:, :1]).sum(dim=1).max())))
     interpolationBCR = sketchBMZ.new_empty(boxes, size - kept, kept)
     with one_blas_thread():
         _interpolate_loop(triangleBRM.numpy(), interpolationBCR.numpy())

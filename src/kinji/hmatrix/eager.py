@@ -5,6 +5,8 @@ Dimension letters: as in `executor`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -28,7 +30,9 @@ def sketch(kernel: Kernel, points: Tensor, rowsBM: Tensor, columnsBS: Tensor, ra
     return sketchBMZ
 
 
-def interpolate(sketchBMZ: Tensor, rank: int, tolerance: float) -> tuple[Tensor, Tensor]:
+def interpolate(
+    sketchBMZ: Tensor, rank: int, tolerance: float, largest: Callable[[int], int] = int
+) -> tuple[Tensor, Tensor]:
     """Run a step for all boxes at a time; see `executor.Executor`."""
     boxes, size, _ = sketchBMZ.shape
     every = torch.arange(boxes, device=sketchBMZ.device)
@@ -46,7 +50,7 @@ def interpolate(sketchBMZ: Tensor, rank: int, tolerance: float) -> tuple[Tensor,
         rest = sketchBMZ[:, k + 1 :]
         triangleBRM[:, k, k + 1 :] = (rest @ sketchBMZ[:, k, :, None])[:, :, 0]
         rest -= triangleBRM[:, k, k + 1 :, None] * sketchBMZ[:, None, k]
-    kept = max(1, int((pivotBR > tolerance * pivotBR[:, :1]).sum(dim=1).max()))
+    kept = largest(max(1, int((pivotBR > tolerance * pivotBR[:, :1]).sum(dim=1).max())))
     triangle, rows = triangleBRM[:, :kept, :kept], triangleBRM[:, :kept, kept:]
     return orderBM, torch.linalg.solve_triangular(triangle, rows, upper=True).mT.contiguous()
 

@@ -10,6 +10,7 @@ right-hand sides.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol, cast
 
 import torch
@@ -52,11 +53,14 @@ class Executor(Protocol):
     def sketch(self, kernel: Kernel, points: Tensor, rowsBM: Tensor, columnsBS: Tensor, randomSZ: Tensor) -> Tensor:
         """Return ``K(x_i, x_s) @ random``, shape ``(B, M, Z)``, without storing the blocks."""
 
-    def interpolate(self, sketchBMZ: Tensor, rank: int, tolerance: float) -> tuple[Tensor, Tensor]:
+    def interpolate(
+        self, sketchBMZ: Tensor, rank: int, tolerance: float, largest: Callable[[int], int] = int
+    ) -> tuple[Tensor, Tensor]:
         """Return an order of the rows, ``(B, M)``, and ``T``, ``(B, M - R, R)``.
 
         In that order the rows from R on are about ``T`` times the first R: QR with row pivoting; R, at most ``rank``,
-        leaves no box a pivot above ``tolerance`` times its first. The sketch is overwritten.
+        leaves no box a pivot above ``tolerance`` times its first. The sketch is overwritten. ``largest`` gives the
+        largest R of all ranks from that of this one.
         """
 
     def multiply(

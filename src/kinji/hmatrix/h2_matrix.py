@@ -6,6 +6,7 @@ sides.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 from kinji.hmatrix.admissibility import LevelPairs, find_pairs, sample_far_fields
 from kinji.hmatrix.basis import OVERSAMPLING, BasisLevel, FillIns, near_blocks, sketch_fill_ins
 from kinji.hmatrix.cluster_tree import ClusterTree, build_tree
+from kinji.hmatrix.distributed import Ranks, Shares, share_out
 from kinji.hmatrix.executor import Executor, executor
 from kinji.hmatrix.kernels import Kernel
 from kinji.hmatrix.memory import check_memory
@@ -35,6 +37,8 @@ class NearField:
         which is the precision of all that is computed from them.
     on : Executor
         Batched routines.
+    shares : Shares
+        The boxes that are here, of which all arrays are: on one rank all.
     """
 
     kernel: Kernel
@@ -42,14 +46,15 @@ class NearField:
     pairs: list[LevelPairs]
     blocks: Tensor
     on: Executor
+    shares: Shares
 
     def near(self, level: int) -> Tensor:
         """Near pairs of a level, those of a box with itself first, shape ``(P, 2)``."""
-        return torch.from_numpy(self.pairs[level].near).to(self.blocks.device)
+        return self.shares.levels[level].near.local
 
     def far(self, level: int) -> Tensor:
         """Far pairs of a level, shape ``(P, 2)``."""
-        return torch.from_numpy(self.pairs[level].far).to(self.blocks.device)
+        return self.shares.levels[level].far.local
 
 
 @dataclass(frozen=True)
@@ -72,13 +77,13 @@ class H2Matrix:
 
     def matvec(self, xNK: Tensor) -> Tensor:
         """Multiply with vectors ``(N, K)`` in O(N): up the tree, across the far pairs, down the tree."""
-        field, on = self.field, self.field.on
-        leaf_x = field.tree.scatter(xNK.to(field.blocks.dtype))
+        field, own, leaves = self.field, self.field.shares.own, self.field.shares.levels[-1].near
+        leaf_x = own.scatter(xNK.to(field.blocks.dtype))
         upward = self._ascend(leaf_x)
-        product = on.multiply_pairs(field.blocks, field.near(-1), leaf_x, 0)
+        product = leaves.routines(field.on).multiply_pairs(field.blocks, leaves.local, leaf_x, 0)
         if self.levels:
             product += self._descend(upward)
-        return field.tree.gather(product).to(xNK.dtype)
+        return own.gather(product).to(xNK.dtype)
 
     @property
     def nbytes(self) -> int:
@@ -91,18 +96,19 @@ class H2Matrix:
         for level, basis in self.levels.items():
             skeleton, complement = basis.ordered(xBMK)
             upward[level] = skeleton + self.field.on.multiply(basis.interpolation, complement, transpose_a=True)
-            xBMK = upward[level].reshape(len(skeleton) // 2, -1, xBMK.shape[2])
+            xBMK = self.field.shares.levels[level].merge(upward[level])
         return upward
 
     def _descend(self, upward: dict[int, Tensor]) -> Tensor:
-        on, inherited = self.field.on, torch.zeros((), dtype=self.field.blocks.dtype, device=self.field.blocks.device)
+        yBMK = None
         for level in sorted(self.levels):
-            basis = self.levels[level]
-            skeleton = on.multiply_pairs(self.couplings[level], self.field.far(level), upward[level], 0) + inherited
+            basis, share = self.levels[level], self.field.shares.levels[level]
+            on = share.far.routines(self.field.on)
+            skeleton = on.multiply_pairs(self.couplings[level], share.far.local, upward[level], 0)
+            if yBMK is not None:
+                skeleton += share.split(yBMK)
             yBMK = basis.placed(skeleton, on.multiply(basis.interpolation, skeleton))
-            if level + 1 in self.levels:
-                inherited = yBMK.reshape(2 * len(yBMK), -1, yBMK.shape[2])
-        return yBMK
+        return cast(Tensor, yBMK)
 
 
 def build_near_field(
@@ -113,6 +119,7 @@ def build_near_field(
     leaf_size: int = 256,
     dtype: torch.dtype = torch.float64,
     foresee: Callable[[ClusterTree, list[LevelPairs]], None] | None = None,
+    comm: Any = None,
 ) -> NearField:
     """Build the tree and the block structure, and evaluate the dense leaf blocks.
 
@@ -130,6 +137,9 @@ def build_near_field(
         float64 or float32: the precision of all that is computed from this; entries are evaluated in float64.
     foresee : callable, optional
         Called with the tree and the pairs before blocks are allocated; default: check that the blocks fit.
+    comm : mpi4py communicator, optional
+        Ranks to share the boxes out to, a power of two of them, each of which calls this, and all that follows, with
+        the same arguments; vectors then have the rows ``shares.rows`` of the rank only (`distributed`).
 
     Returns
     -------
@@ -147,13 +157,14 @@ def build_near_field(
         raise TypeError(f"dtype = {dtype}: choose torch.float64 or torch.float32")
     tree, on = build_tree(points, leaf_size=leaf_size), executor(points.device)
     pairs = find_pairs(tree, theta=theta)
-    near = torch.from_numpy(pairs[-1].near).to(points.device)
-    like = torch.empty(0, dtype=dtype, device=points.device)
+    shares = share_out(tree, pairs, Ranks(comm))
+    leaves, like = shares.levels[-1], torch.empty(0, dtype=dtype, device=points.device)
+    near, places = leaves.near.local, leaves.near.extend(tree.members[leaves.own])
     if foresee is None:
         check_memory(len(near) * tree.members.shape[1] ** 2 * dtype.itemsize, points.device, "the near blocks")
     else:
         foresee(tree, pairs)
-    return NearField(kernel, tree, pairs, near_blocks(on, kernel, tree, tree.members, near, like), on)
+    return NearField(kernel, tree, pairs, near_blocks(on, kernel, tree, places, near, like), on, shares)
 
 
 def compress(
@@ -201,17 +212,19 @@ def compress(
     generator = torch.Generator().manual_seed(seed)
     levels: dict[int, BasisLevel] = {}
     couplings: dict[int, Tensor] = {}
-    places = field.tree.members
-    far_samples = sample_far_fields(field.tree, field.pairs, samples=samples)
+    shares = field.shares.levels
+    places = field.tree.members[shares[-1].own]
+    far_samples = sample_far_fields(field.tree, field.pairs, samples=samples, parts=[share.own for share in shares])
     for level in sorted(far_samples, reverse=True):
         columns = min(rank, places.shape[1]) + OVERSAMPLING
         sketch = _sketch_level(field, level, places, far_samples[level], columns, fill_ins, generator)
-        order, interpolation = field.on.interpolate(sketch, columns - OVERSAMPLING, tolerance)
+        on = shares[level].near.routines(field.on)
+        order, interpolation = on.interpolate(sketch, columns - OVERSAMPLING, tolerance)
         levels[level] = BasisLevel(places, order, interpolation)
-        skeleton, (i, j) = levels[level].skeleton, field.far(level).T
+        skeleton, (i, j) = shares[level].far.extend(levels[level].skeleton), field.far(level).T
         couplings[level] = sketch.new_empty(len(i), skeleton.shape[1], skeleton.shape[1])
         field.on.kernel_blocks(field.kernel, field.tree.points, skeleton[i], skeleton[j], couplings[level])
-        places = skeleton.reshape(len(skeleton) // 2, -1)
+        places = shares[level].merge(levels[level].skeleton)
     return H2Matrix(field, levels, couplings)
 
 
@@ -225,15 +238,13 @@ def _sketch_level(
     generator: torch.Generator,
 ) -> Tensor:
     """Return random combinations of the rows that the bases are to span, shape ``(B, M, Z)``."""
-    on, kernel, tree, near = field.on, field.kernel, field.tree, field.near(level)
-    random = _gaussian_matrix((far_sample.shape[1], columns), generator, field.blocks)
+    on, kernel, tree, share, like = field.on, field.kernel, field.tree, field.shares.levels[level], field.blocks
+    random = torch.randn((far_sample.shape[1], columns), generator=generator, dtype=like.dtype).to(like.device)
     sketch = on.sketch(kernel, tree.points, places, far_sample, random)
     if fill_ins != "none":
-        leaves = level == tree.depth
-        blocks = field.blocks if leaves else near_blocks(on, kernel, tree, places, near, field.blocks)
-        sketch_fill_ins(on, blocks, near, sketch, fill_ins, _gaussian_matrix(sketch.shape, generator, sketch))
+        near, blocks = share.near, like
+        if level < tree.depth:
+            blocks = near_blocks(on, kernel, tree, near.extend(places), near.local, like)
+        random = share.draw(sketch.shape[1:], generator, like.dtype).to(like.device)
+        sketch_fill_ins(near.routines(on), blocks, near.local, sketch, fill_ins, random)
     return sketch
-
-
-def _gaussian_matrix(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
-    return torch.randn(shape, generator=generator, dtype=like.dtype).to(like.device)

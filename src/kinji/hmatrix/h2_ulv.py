@@ -20,6 +20,7 @@ themselves stay as they are: the substitution applies ``C`` and ``U`` to vectors
 Dimension letters: B boxes of a level, P near pairs, M places of a box, R rank, C = M - R complement.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -62,6 +63,12 @@ class FactorLevel:
     decoupled: bool
     blocks: Tensor
     near: Tensor
+
+    def lifts(self, on: Executor) -> Tensor:
+        """Return ``U = E - C N`` of every box, shape ``(B, M, R)``."""
+        boxes, _, rank = self.lift.shape
+        unit = torch.eye(rank, dtype=self.lift.dtype, device=self.lift.device).expand(boxes, rank, rank)
+        return self.basis.placed(unit + on.multiply(self.basis.interpolation, self.lift, transpose_a=True), -self.lift)
 
     @property
     def flops(self) -> float:
@@ -109,7 +116,14 @@ class H2Factor:
 
     def logdet(self) -> float:
         """Return the logarithm of the determinant's absolute value."""
-        return sum(x.complements.log_determinant() for x in self.levels) + self.root.log_determinant()
+        shares, levels = self.matrix.field.shares.levels, zip(self.matrix.levels, self.levels, strict=True)
+        tree, diagonal = self.matrix.field.tree, self.matrix.field.kernel.diagonal
+        ghosts = (tree.members.numel() - tree.size) * math.log(abs(diagonal))
+        return (
+            self.root.log_determinant()
+            - ghosts
+            + sum(shares[level].total(factors.complements.log_determinant()) for level, factors in levels)
+        )
 
 
 def _published_flops(level: FactorLevel) -> float:
@@ -149,14 +163,16 @@ def factorize(matrix: H2Matrix, *, lift: Lift = "decoupled", method: Method = "c
     levels: list[FactorLevel] = []
     blocks, metric = field.blocks, None
     for level, basis in matrix.levels.items():
-        near = field.near(level)
-        complements, response, schur = eliminate_complements(on, blocks, basis, method, level=level)
+        share = field.shares.levels[level]
+        together = share.near.routines(on)
+        complements, response, schur = eliminate_complements(together, blocks, basis, method, level=level)
         if lift == "orthonormal":
-            response, metric = orthogonal_lift(on, basis, metric)
-        levels.append(FactorLevel(basis, complements, response, lift == "decoupled", blocks, near))
-        skeleton_blocks = torch.cat([schur, lifted_blocks(on, levels[-1]), matrix.couplings[level]])
-        children = np.concatenate([field.pairs[level].near, field.pairs[level].far])
-        blocks = merge_blocks(skeleton_blocks, children, field.pairs[level - 1].near)
+            response, own_metric = orthogonal_lift(on, basis, metric)
+            metric = share.gather(own_metric)
+        levels.append(FactorLevel(basis, complements, response, lift == "decoupled", blocks, share.near.local))
+        lifted = lifted_blocks(on, levels[-1], share.near.extend(levels[-1].lifts(on)))
+        skeleton_blocks, children = share.child_blocks(torch.cat([schur, lifted, matrix.couplings[level]]))
+        blocks = merge_blocks(skeleton_blocks, children, field.shares.levels[level - 1].near.pairs)
     root = on.factorize(_dense(blocks, field.pairs[-1 - len(levels)].near)[None], method)
     check_factors(root.info, "root")
     return H2Factor(matrix, levels, root)
@@ -253,12 +269,14 @@ def _block_diagonal(blocks: Tensor) -> Tensor:
     return pairs.reshape(boxes // 2, 2 * rank, 2 * rank)
 
 
-def lifted_blocks(on: Executor, level: FactorLevel) -> Tensor:
-    """Compute ``U_i^T A_ij U_j`` of the near pairs of distinct boxes, shape ``(P - B, R, R)``."""
+def lifted_blocks(on: Executor, level: FactorLevel, lifts: Tensor | None = None) -> Tensor:
+    """Compute ``U_i^T A_ij U_j`` of the near pairs of distinct boxes, shape ``(P - B, R, R)``.
+
+    ``lifts`` are those of all boxes that the pairs number, by default of the boxes of the level.
+    """
     boxes, _, rank = level.lift.shape
+    lifts = level.lifts(on) if lifts is None else lifts
     blocks, near = level.blocks[boxes:], level.near[boxes:]
-    unit = torch.eye(rank, dtype=level.lift.dtype, device=level.lift.device).expand(boxes, rank, rank)
-    lifts = level.basis.placed(unit + on.multiply(level.basis.interpolation, level.lift, transpose_a=True), -level.lift)
     lifted = blocks.new_empty(len(blocks), rank, rank)
     for batch in batches(len(blocks), 4 * blocks[:1].nbytes, blocks.device):
         i, j = near[batch].T.contiguous()

@@ -47,22 +47,25 @@ def solve(factor: H2Factor, bNK: Tensor, *, substitution: Substitution = "parall
     ValueError
         If the right-hand side has the wrong shape or the substitution is unknown.
     """
-    tree, on = factor.matrix.field.tree, factor.matrix.field.on
-    if bNK.ndim != 2 or len(bNK) != tree.size:
-        raise ValueError(f"right-hand side has shape {tuple(bNK.shape)}: expected ({tree.size}, number of sides)")
+    field, own = factor.matrix.field, factor.matrix.field.shares.own
+    if bNK.ndim != 2 or len(bNK) != own.size:
+        raise ValueError(f"right-hand side has shape {tuple(bNK.shape)}: expected ({own.size}, number of sides)")
     if substitution not in _INVERSES:
         raise ValueError(f"unknown substitution {substitution!r}: choose one of {', '.join(_INVERSES)}")
+    if substitution == "sequential" and field.shares.ranks.size > 1:
+        raise ValueError("substitution = 'sequential': one box waits for another, so on several ranks choose parallel")
     invert = _INVERSES[substitution]
+    shares = [field.shares.levels[level] for level in factor.matrix.levels]
     complements = []
-    xBMK = tree.scatter(bNK.to(factor.root.triangles.dtype))
-    for level in factor.levels:
-        skeleton, complement = _forward(on, level, xBMK, invert)
+    xBMK = own.scatter(bNK.to(factor.root.triangles.dtype))
+    for share, level in zip(shares, factor.levels, strict=True):
+        skeleton, complement = _forward(share.near.routines(field.on), level, xBMK, invert)
         complements.append(complement)
-        xBMK = skeleton.reshape(len(skeleton) // 2, -1, bNK.shape[1])
-    xBMK = on.solve(factor.root, xBMK.reshape(1, -1, bNK.shape[1])).reshape(xBMK.shape)
-    for level, complement in zip(reversed(factor.levels), reversed(complements), strict=True):
-        xBMK = _backward(on, level, xBMK.reshape(len(complement), level.basis.rank, -1), complement, invert)
-    return tree.gather(xBMK).to(bNK.dtype)
+        xBMK = share.merge(skeleton)
+    xBMK = field.on.solve(factor.root, xBMK.reshape(1, -1, bNK.shape[1])).reshape(xBMK.shape)
+    for share, level, complement in zip(shares[::-1], factor.levels[::-1], complements[::-1], strict=True):
+        xBMK = _backward(share.near.routines(field.on), level, share.split(xBMK), complement, invert)
+    return own.gather(xBMK).to(bNK.dtype)
 
 
 def _forward(on: Executor, level: FactorLevel, xBMK: Tensor, invert: _Invert) -> tuple[Tensor, Tensor]:
