@@ -1,7 +1,7 @@
 """The model judged on steps it has not seen: fitted on few GPUs, compared with the published seconds on many.
 
 Its numbers see the steps on few GPUs only; its structure was chosen with all of them known. Of the three ways to own
-layers the fitted steps themselves prefer the released one (3.7 % root mean square misfit; contiguous in the order of the
+layers the fitted steps prefer the released one (root mean square misfit 3.7 %; contiguous in the order of the
 network 4.0, balanced 13). Trees or rings between nodes they do not tell apart, so their use is an assumption: the
 released code reduces with NCCL, which had trees at the time. With rings the held-out median error is 7 % instead of 4.
 Known residuals: 6 to 11 % too slow at 64 GPUs, and no trace of the eighth by which published steps slow down from there
