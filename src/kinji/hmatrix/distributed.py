@@ -18,7 +18,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from kinji.hmatrix.basis import check_factors
 from kinji.hmatrix.cluster_tree import ClusterTree
 from kinji.hmatrix.executor import Executor, Factors, Method, Part
 
+Number = TypeVar("Number", float, Tensor)
 BOXES_AT_ONCE = 16
 """Boxes to draw random numbers for at a time: torch draws 16 numbers at a time, so that the pieces are the whole."""
 
@@ -75,7 +76,7 @@ class Ranks:
         """Return the largest value of any rank."""
         return max(self.comm.allgather(value))
 
-    def sum(self, value: float) -> float:
+    def sum(self, value: Number) -> Number:
         """Return the sum over the ranks, in their order: the same on each."""
         return sum(self.comm.allgather(value))
 
@@ -219,8 +220,8 @@ class LevelShare:
             drawn.append(piece[max(0, self.own.start - first) : max(0, self.own.stop - first)].clone())
         return torch.cat(drawn)
 
-    def total(self, value: float) -> float:
-        """Return the sum of a number over the boxes of the level from that over the rank's."""
+    def total(self, value: Number) -> Number:
+        """Return a sum over the boxes of the level from that over the rank's."""
         return value if self.own.stop - self.own.start == self.boxes else self.ranks.sum(value)
 
 
@@ -248,9 +249,9 @@ class Shares:
     own: ClusterTree
     rows: Tensor
 
-    def inner(self, u: Tensor, v: Tensor) -> float:
-        """Return the inner product of two vectors of which every rank has its rows."""
-        return self.levels[-1].total(float((u * v).sum()))
+    def total(self, sumK: Tensor) -> Tensor:
+        """Return sums over all rows of vectors from those over the rank's rows, for inner products."""
+        return self.levels[-1].total(sumK)
 
     def collect(self, xnK: Tensor) -> Tensor:
         """Return all rows ``(N, K)`` of a vector of which every rank has its own."""

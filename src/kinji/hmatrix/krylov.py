@@ -20,7 +20,13 @@ class IterativeSolution:
 
 
 def conjugate_gradients(
-    matvec: Operator, b: Tensor, *, precondition: Operator, tolerance: float, max_iterations: int = 200
+    matvec: Operator,
+    b: Tensor,
+    *,
+    precondition: Operator,
+    tolerance: float,
+    max_iterations: int = 200,
+    total: Operator = lambda sumK: sumK,
 ) -> IterativeSolution:
     """Solve ``A x = b`` for a symmetric positive definite ``A``, each right-hand side on its own but all at once.
 
@@ -36,6 +42,8 @@ def conjugate_gradients(
         Wanted residual relative to each ``b``, in the 2-norm of the recursion.
     max_iterations : int
         Products with ``A`` to spend at most.
+    total : callable
+        Makes sums over all rows of those over the rows that are here (`distributed.Shares.total`).
 
     Returns
     -------
@@ -51,27 +59,30 @@ def conjugate_gradients(
     ----------
     Saad, *Iterative Methods for Sparse Linear Systems* (2003), algorithm 9.1.
     """
+
+    def inner(u: Tensor, v: Tensor) -> Tensor:
+        return total((u * v).sum(dim=0))
+
     x, residual = torch.zeros_like(b), b.clone()
-    target = tolerance * torch.linalg.vector_norm(b, dim=0)
+    target = tolerance * inner(b, b).sqrt()
     preconditioned = precondition(residual)
-    direction, energy = preconditioned, _positive(residual, preconditioned, "the preconditioner")
+    direction, energy = preconditioned, _positive(inner(residual, preconditioned), "the preconditioner")
     for iteration in range(max_iterations):
-        left = torch.linalg.vector_norm(residual, dim=0) > target
+        left = inner(residual, residual).sqrt() > target
         if not left.any():
             return IterativeSolution(x, iteration, True)
         product = matvec(direction)
-        step = torch.where(left, energy / _positive(direction, product, "the matrix"), 0.0)
+        step = torch.where(left, energy / _positive(inner(direction, product), "the matrix"), 0.0)
         x = x + step * direction
         residual = residual - step * product
         preconditioned = precondition(residual)
-        previous, energy = energy, _positive(residual, preconditioned, "the preconditioner")
+        previous, energy = energy, _positive(inner(residual, preconditioned), "the preconditioner")
         direction = preconditioned + torch.where(left, energy / previous, 0.0) * direction
-    converged = bool((torch.linalg.vector_norm(residual, dim=0) <= target).all())
+    converged = bool((inner(residual, residual).sqrt() <= target).all())
     return IterativeSolution(x, max_iterations, converged)
 
 
-def _positive(u: Tensor, v: Tensor, what: str) -> Tensor:
-    products = (u * v).sum(dim=0)
+def _positive(products: Tensor, what: str) -> Tensor:
     if not (products >= 0.0).all():
         raise LinAlgError(f"{what} is not positive definite: raise its rank or the diagonal of the kernel")
     return products

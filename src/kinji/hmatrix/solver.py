@@ -19,6 +19,7 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
 from kinji.hmatrix.basis import BasisLevel, FillIns
+from kinji.hmatrix.distributed import Ranks
 from kinji.hmatrix.executor import Factors, Method
 from kinji.hmatrix.h2_matrix import H2Matrix, NearField, build_near_field, compress
 from kinji.hmatrix.h2_ulv import FactorLevel, H2Factor
@@ -124,6 +125,7 @@ class KernelSolver:
             precondition=lambda r: solve(self.factor, r),
             tolerance=tolerance,
             max_iterations=max_iterations,
+            total=self.operator.field.shares.total,
         )
 
     def logdet(self) -> float:
@@ -132,8 +134,8 @@ class KernelSolver:
 
     @property
     def size(self) -> int:
-        """Number of points, N."""
-        return self.operator.field.tree.size
+        """Number of points, N; on several ranks, of those that are here."""
+        return self.operator.field.shares.own.size
 
     @property
     def nbytes(self) -> int:
@@ -159,7 +161,7 @@ class KernelSolver:
         field = self.operator.field
         return {
             "kernel": {"name": field.kernel.name, **_kernel_parameters(field.kernel)},
-            "points": field.tree.points[: self.size],
+            "points": field.tree.points[: field.tree.size],
             "options": asdict(self.options),
             "operator": [_bases(self.operator), self.operator.couplings],
             "preconditioner": [_bases(self.factor.matrix), self.factor.matrix.couplings],
@@ -172,10 +174,10 @@ class KernelSolver:
         }
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> Self:
-        """Return the solver that `state_dict` was taken of; KeyError names what is missing."""
+    def from_state(cls, state: dict[str, Any], *, comm: Any = None) -> Self:
+        """Return the solver that `state_dict` was taken of, on as many ranks; KeyError names what is missing."""
         options = SolverOptions(**state["options"])
-        field = _near_field(state["points"], Kernel(**state["kernel"]), options)
+        field = _near_field(state["points"], Kernel(**state["kernel"]), options, comm)
         precise = _matrix(field, *state["operator"])
         rough = _matrix(_in_precision_of(field, options), *state["preconditioner"])
         blocks = [rough.field.blocks, *(level["blocks"] for level in state["levels"])]
@@ -188,7 +190,7 @@ class KernelSolver:
         return cls(options, precise, H2Factor(rough, levels, Factors(*state["root"])))
 
 
-def factorize(points: Tensor, kernel: Kernel, **options: Any) -> KernelSolver:
+def factorize(points: Tensor, kernel: Kernel, *, comm: Any = None, **options: Any) -> KernelSolver:
     """Compress and factorize the matrix of a kernel.
 
     Parameters
@@ -197,6 +199,9 @@ def factorize(points: Tensor, kernel: Kernel, **options: Any) -> KernelSolver:
         Distinct finite points, shape ``(N, 3)``, float64, on the device to work on.
     kernel : Kernel
         Symmetric kernel with its diagonal.
+    comm : mpi4py communicator, optional
+        Ranks to share the boxes out to, a power of two; each calls this, and the methods of what it returns, alike.
+        Vectors then have the rows ``.operator.field.shares.rows`` of the rank only (`distributed`).
     **options
         Fields of `SolverOptions`.
 
@@ -215,7 +220,7 @@ def factorize(points: Tensor, kernel: Kernel, **options: Any) -> KernelSolver:
         If a diagonal block is not positive definite; it names the level, the box and the remedy.
     """
     chosen = SolverOptions(**options)
-    field = _near_field(points, kernel, chosen)
+    field = _near_field(points, kernel, chosen, comm)
     precise = compress(
         field,
         rank=chosen.largest_rank,
@@ -234,12 +239,13 @@ def factorize(points: Tensor, kernel: Kernel, **options: Any) -> KernelSolver:
     return KernelSolver(chosen, precise, factorize_matrix(rough, method=chosen.method))
 
 
-def _near_field(points: Tensor, kernel: Kernel, options: SolverOptions) -> NearField:
+def _near_field(points: Tensor, kernel: Kernel, options: SolverOptions, comm: Any) -> NearField:
     def foresee(tree: Any, pairs: Any) -> None:
         needed = solver_bytes(tree, pairs, ranks=(options.largest_rank, options.rank), double=options.double)
-        check_memory(needed, points.device, "the near blocks, bases and factors")
+        check_memory(needed // Ranks(comm).size, points.device, "the near blocks, bases and factors")
 
-    return build_near_field(kernel, points, theta=options.theta, leaf_size=options.leaf_size, foresee=foresee)
+    theta, leaf_size = options.theta, options.leaf_size
+    return build_near_field(kernel, points, theta=theta, leaf_size=leaf_size, foresee=foresee, comm=comm)
 
 
 def _in_precision_of(field: NearField, options: SolverOptions) -> NearField:
