@@ -1,5 +1,7 @@
 """What each rank of the multi-rank tests does, under gloo and under MPI."""
 
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -139,9 +141,9 @@ TRAFFIC = ({"pack": True}, {"pack": False}, {"statistics_dtype": torch.bfloat16}
 SIZES = (1, 2, 4, 8)
 
 
-def everything(communicator: Communicator) -> dict[str, Any]:
+def everything(communicator: Communicator, variants: Sequence[dict[str, Any]] = VARIANTS) -> dict[str, Any]:
     """Results of every test on so many ranks."""
-    results: dict[str, Any] = {"trained": [train(communicator, variant) for variant in VARIANTS]}
+    results: dict[str, Any] = {"trained": [train(communicator, variant) for variant in variants]}
     if communicator.size >= 3:
         results["exchanged"] = exchange_uneven_shares(communicator)
     if communicator.size == 2:
@@ -172,16 +174,24 @@ def on_mpi() -> None:
     for size in SIZES:
         part = world.Split(0 if world.rank < size else 1)
         if world.rank < size:
-            results = everything(MPICommunicator(part))
-            for variant, weights, reference in zip(VARIANTS, results["trained"], alone, strict=True):
-                for one, other in zip(weights, reference, strict=True):
-                    assert (one - other).norm() <= 1e-10 * other.norm(), (size, variant)
-            if size == 2:
-                assert results["singular"] and results["resumed"] and results["failing"][1] and results["poisoned"][1]
-                assert results["carried"][0]["statistics"] < results["carried"][1]["statistics"]
-        world.Barrier()
+            compare_under_mpi(MPICommunicator(part), alone)
+        others = world.Ibarrier()
+        while not others.Test():  # waiting in MPI would keep a core busy
+            time.sleep(0.01)
     if world.rank == 0:
         print("equal", flush=True)
+
+
+def compare_under_mpi(communicator: MPICommunicator, alone: list[list[Tensor]]) -> None:
+    """Ranks that wait inside MPI keep their cores busy, so more of them than cores train fewer variants."""
+    chosen = range(len(VARIANTS)) if communicator.size <= 2 else (0, 1, 3)
+    results = everything(communicator, [VARIANTS[k] for k in chosen])
+    for k, weights in zip(chosen, results["trained"], strict=True):
+        for one, other in zip(weights, alone[k], strict=True):
+            assert (one - other).norm() <= 1e-10 * other.norm(), (communicator.size, VARIANTS[k])
+    if communicator.size == 2:
+        assert results["singular"] and results["resumed"] and results["failing"][1] and results["poisoned"][1]
+        assert results["carried"][0]["statistics"] < results["carried"][1]["statistics"]
 
 
 if __name__ == "__main__":
