@@ -13,6 +13,8 @@ from kinji.workflow.rules import flags
 
 from .conftest import CASES, set_knobs
 
+REPORT = ("--config", "scale=smoke", "--", "results/smoke/report.pdf")
+
 
 @pytest.fixture(autouse=True)
 def forget():
@@ -23,7 +25,7 @@ def forget():
 
 @pytest.mark.slurm_ci
 def test_the_whole_road_ends_with_the_records_of_a_local_run(site):
-    site.run("--config", "scale=smoke")
+    site.run(*REPORT)
     assert Path("results/smoke/report.pdf").stat().st_size and Path("figures/smoke/int8_dgemm.pdf").stat().st_size
     assert Path("results/smoke/claims.csv").read_text() and Path("results/smoke/tables/int8_dgemm.tex").exists()
     for case in map(case_name, CASES):
@@ -45,11 +47,12 @@ def test_the_whole_road_ends_with_the_records_of_a_local_run(site):
     assert len(measured) == 1, "short cases share a job"
     assert set(jobs.values()) == {"COMPLETED"}
 
-    _, output = site.run("--config", "scale=smoke")
+    _, output = site.run(*REPORT)
     assert "Nothing to be done" in output and site.jobs() == jobs, "what has its record is not submitted again"
 
 
 def test_each_kind_of_job_runs(site):
+    set_knobs(setup="\"export TOY_SETUP='set up'\"")
     site.run("--config", "scale=smoke", "--", "check_site", "toy/gpus.txt", "toy/gpus_of_two_nodes.txt")
     ranks = {path.stem: json.loads(path.read_text())["ranks"] for path in Path("results/site").glob("*.json")}
     nodes = {kind: {row["slurm_node"] for row in rows} for kind, rows in ranks.items()}
@@ -60,7 +63,7 @@ def test_each_kind_of_job_runs(site):
         "mpi": 2,
     }
     assert len(nodes["one_node"]) == 1 and len(nodes["two_nodes"]) == len(nodes["mpi"]) == 2
-    assert Path("toy/gpus.txt").read_text().split() == ["0,1"]
+    assert Path("toy/gpus.txt").read_text().split() == ["0,1", "set", "up"]
     rows = [line.split() for line in Path("toy/gpus_of_two_nodes.txt").read_text().splitlines()]
     assert len({node for node, _ in rows}) == 2 and all(gpus in ("0", "1") for _, gpus in rows)
 

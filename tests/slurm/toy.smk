@@ -20,7 +20,7 @@ rule toy_gpus:
     resources:
         **probe_resources("cuda", ranks=2),
     shell:
-        "echo $CUDA_VISIBLE_DEVICES > {output}"
+        "echo $CUDA_VISIBLE_DEVICES $TOY_SETUP > {output}"
 
 
 rule toy_gpus_of_two_nodes:
