@@ -1,94 +1,198 @@
-"""Side by side: H2-ULV and a block low-rank Cholesky on one kernel matrix, with the DGEMM rate of the same run.
+"""Side by side: H2-ULV, the library's solver and hmat-oss on 1/r over a sphere, with the DGEMM rate of the same run.
 
-``python benchmarks/h2.py [--json FILE] [--sizes 4096 16384] [--diagonal natural] [--rank 100] [--repetitions 3]``
+``python benchmarks/h2.py [--json FILE] [--sizes 16384 65536] [--workers 1 2] [--repetitions 3]``
 
-The rate of the H2-ULV factorization counts the operations it executes.
+All sides run interleaved, on one thread unless workers are named. Error and rank stand beside every time.
+
+- factorization and construction at fixed rank, theta 2, leaves of 256, on the published, dominant diagonal: `of DGEMM`
+  is the rate by the published formula, which counts more than is executed here; `construct` is construction over that
+  formula's operations at the rate of DGEMM and 60 % of it;
+- from kernel to solution with an error of 1e-6 at most on the natural diagonal, beside hmat-oss, which is skipped where
+  it is not installed, and the growth exponent of that time;
+- bytes per point.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import os
 import statistics
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from gemm import restart_with_fastest_openblas
+from hmat_oss import Peer, build
+from rich.progress import track
 
-from kinji.experiments.cases import H2ScalingCase
-from kinji.experiments.h2_scaling import Problem, build_problem, judge, run_block_low_rank, run_h2_ulv
-from kinji.hmatrix.block_low_rank import solve_tiles
-from kinji.hmatrix.substitution import solve
+from kinji.experiments.int8_dgemm.threads import limited_to
+from kinji.hmatrix import Kernel, build_near_field, compress, fibonacci_sphere, solve, true_product
+from kinji.hmatrix import factorize as factorize_kernel
+from kinji.hmatrix.h2_ulv import factorize
 
-STAGES = ("construct_seconds", "factor_seconds", "solve_seconds")
+T = TypeVar("T")
 GEMM_SIZE = 2048
+WARM_UP = 2048
+RANK, LEAF, THETA = 100, 256, 2.0
+SHARE = 0.6
+TOLERANCE = 1e-8
+PEER_TOLERANCE = 1e-6
+Seconds = dict[tuple[str, int], list[float]]
 
 
-def gemm_rate() -> float:
-    """Return the rate of one DGEMM, in GFLOP/s."""
-    a = torch.randn(GEMM_SIZE, GEMM_SIZE, dtype=torch.float64)
+def timed(work: Callable[[], T]) -> tuple[T, float]:
+    """Return the result and the seconds of ``work``."""
     start = time.perf_counter()
-    torch.matmul(a, a)
-    return 2e-9 * GEMM_SIZE**3 / (time.perf_counter() - start)
+    result = work()
+    return result, time.perf_counter() - start
 
 
-def measure(case: H2ScalingCase) -> list[dict[str, Any]]:
-    """Return every repetition of each stage of both solvers and of DGEMM, interleaved, with errors beside them."""
-    problem = build_problem(case, "cpu")
-    seconds: dict[tuple[str, str], list[float]] = {}
-    rates = []
-    for _ in range(case.repetitions):
-        rates.append(gemm_rate())
-        tiles, blr = run_block_low_rank(case, problem)
-        run, h2 = run_h2_ulv(case, problem)
-        for row in (blr, h2):
-            for stage in STAGES:
-                seconds.setdefault((str(row["method"]), stage), []).append(float(row[stage]))
-    rows = [measurement(f"{method}, N = {case.n}, {stage}", "s", s) for (method, stage), s in seconds.items()]
-    h2_rates = [1e-9 * run.factor.flops / s for s in seconds["h2_ulv", "factor_seconds"]]
-    rows.append(measurement(f"h2_ulv, N = {case.n}, factor rate", "GFLOP/s", h2_rates))
-    rows.append(measurement(f"DGEMM, n = {GEMM_SIZE}", "GFLOP/s", rates))
-    solutions = {"blr": solve_tiles(tiles.tiles, problem.b), "h2_ulv": solve(run.factor, problem.b)}
-    return rows + errors(case, problem, solutions)
+class Problem:
+    """Points, and a known solution with its exact right-hand side on one diagonal."""
+
+    def __init__(self, n: int, diagonal: float) -> None:
+        self.points = fibonacci_sphere(n)
+        self.kernel = Kernel("laplace", diagonal=diagonal)
+        self.x = torch.randn(n, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        self.b = true_product(self.kernel, self.points, self.x)
+
+    def error(self, solution: torch.Tensor) -> float:
+        """Return the relative error of a solution."""
+        return float((solution - self.x).norm() / self.x.norm())
 
 
-def errors(case: H2ScalingCase, problem: Problem, solutions: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
-    """Return the relative error of each solution, and of dividing by the diagonal."""
-    judged = judge(problem, solutions | {"b / diagonal": problem.b / problem.diagonal})
-    return [
-        measurement(f"{method}, N = {case.n}, error", "1", [accuracy["relative_error"]])
-        for method, accuracy in judged.items()
-    ]
+def measure_fixed_rank(problem: Problem, workers: int) -> dict[str, float]:
+    """Return seconds, operations and error of H2-ULV at fixed rank."""
+    with limited_to(workers):
+        a = np.random.default_rng(0).standard_normal((GEMM_SIZE, GEMM_SIZE))
+        _, dgemm = timed(lambda: a @ a)
+        field, near = timed(
+            lambda: build_near_field(problem.kernel, problem.points, theta=THETA, leaf_size=LEAF),
+        )
+        matrix, bases = timed(lambda: compress(field, rank=RANK))
+        factor, seconds = timed(lambda: factorize(matrix))
+        solution, parallel = timed(lambda: solve(factor, problem.b))
+        _, sequential = timed(lambda: solve(factor, problem.b, substitution="sequential"))
+    return {
+        "DGEMM": dgemm,
+        "construct": near + bases,
+        "factorize": seconds,
+        "substitute, parallel": parallel,
+        "substitute, sequential": sequential,
+        "formula flops": factor.published_flops,
+        "error": problem.error(solution),
+        "bytes per point": (factor.nbytes + matrix.nbytes - field.blocks.nbytes) / len(problem.points),
+    }
 
 
-def measurement(name: str, unit: str, repetitions: list[float]) -> dict[str, Any]:
-    """Return one line of the table: the median, and every repetition."""
-    return {"name": name, "value": statistics.median(repetitions), "unit": unit, "repetitions": repetitions}
+def measure_accurate(problem: Problem, workers: int) -> dict[str, float]:
+    """Return seconds and error of the library's solver."""
+    with limited_to(workers):
+        solver, construct = timed(lambda: factorize_kernel(problem.points, problem.kernel))
+        solution, iterate = timed(lambda: solver.iterate(problem.b, tolerance=TOLERANCE))
+    return {
+        "construct and factorize": construct,
+        "solve": iterate,
+        "total": construct + iterate,
+        "iterations": solution.iterations,
+        "error": problem.error(solution.x),
+        "largest rank": max(level.rank for level in solver.operator.levels.values()),
+        "bytes per point": solver.nbytes / len(problem.points),
+    }
+
+
+def measure_peer(peer: Peer, n: int) -> dict[str, float]:
+    """Return seconds and error of hmat-oss, run once."""
+    found = peer.measure(n, PEER_TOLERANCE)
+    total = found["compress"] + found["factorize"] + found["solve"]
+    return {"total": total, "error": found["error"], "bytes per point": found["bytes"] / n}
 
 
 def main() -> None:
-    """Print a table for people; write a list of measurements for machines."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Time the sizes asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write {name, value, unit, repetitions} for each line here")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[4096, 16384])
-    parser.add_argument("--diagonal", choices=["dominant", "natural"], default="natural")
-    parser.add_argument("--rank", type=int, default=100)
-    parser.add_argument("--tile", type=int, help="default: 16 sqrt(N), which is near the best")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[8192, 16384, 32768, 65536])
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--openblas-as-it-is", action="store_true", help="do not look for OpenBLAS's fastest kernel")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    rows = []
-    for n in options.sizes:
-        tile = options.tile or round(16 * n**0.5)
-        rows += measure(
-            H2ScalingCase(n=n, diagonal=options.diagonal, rank=options.rank, tile=tile, repetitions=options.repetitions)
-        )
-    for row in rows:
-        print(f"{row['name']:<44} {row['value']:>12.4g} {row['unit']}")
+    if not options.openblas_as_it_is:
+        restart_with_fastest_openblas()
+    os.environ |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # for the peer
+    with tempfile.TemporaryDirectory() as folder:
+        peer = build(Path(folder))
+        print(f"hmat-oss: {peer if isinstance(peer, str) else f'runs on {peer.blas}'}")
+        sides = measure(options, peer)
+    report(options, sides)
     if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
+        options.json.write_text(json.dumps([row for side in sides.items() for row in rows(*side)], indent=1) + "\n")
+
+
+def measure(options: argparse.Namespace, peer: Peer | str) -> dict[tuple[str, int], dict[str, list[float]]]:
+    """Return what every repetition of every side at every N gave, after a small one of each."""
+    sides: dict[tuple[str, int], dict[str, list[float]]] = {}
+    rounds = [(WARM_UP, -1), *((n, r) for n in options.sizes for r in range(options.repetitions))]
+    for n, repetition in track(rounds, "H2", transient=True):
+        if repetition <= 0:
+            dominant, natural = Problem(n, 1000.0 * math.sqrt(n)), Problem(n, 1.0)
+        found = {
+            f"fixed rank, {workers} worker(s)": measure_fixed_rank(dominant, workers) for workers in options.workers
+        }
+        found["solver, 1 worker"] = measure_accurate(natural, 1)
+        if isinstance(peer, Peer):
+            found["hmat-oss"] = measure_peer(peer, n)
+        for side, values in found.items() if repetition >= 0 else ():
+            for name, value in values.items():
+                sides.setdefault((side, n), {}).setdefault(name, []).append(value)
+    return sides
+
+
+def report(options: argparse.Namespace, sides: dict[tuple[str, int], dict[str, list[float]]]) -> None:
+    """Print a table for people, and the ratios that matter."""
+    median = {side: {name: statistics.median(v) for name, v in values.items()} for side, values in sides.items()}
+    for (side, n), values in median.items():
+        print(f"\n{side}, N = {n}")
+        for name, value in values.items():
+            print(f"  {name:<26}{value:>14.4g}")
+    first = options.workers[0]
+    for n in options.sizes:
+        one = median[f"fixed rank, {first} worker(s)", n]
+        at_dgemm = one["formula flops"] * one["DGEMM"] / (2.0 * GEMM_SIZE**3)
+        print(
+            f"\nN = {n}: factorization at {at_dgemm / one['factorize']:.2f} of DGEMM by the published formula,", end=" "
+        )
+        print(f"construction {one['construct'] / (at_dgemm / SHARE):.2f} of that formula at 60 % of DGEMM")
+        for workers in options.workers[1:]:
+            many = median[f"fixed rank, {workers} worker(s)", n]
+            for part in ("factorize", "substitute, parallel", "substitute, sequential"):
+                print(f"  efficiency of {workers} workers, {part}: {one[part] * first / (many[part] * workers):.2f}")
+        if ("hmat-oss", n) in median:
+            ratio = median["hmat-oss", n]["total"] / median["solver, 1 worker", n]["total"]
+            print(f"  hmat-oss over the solver, kernel to solution: {ratio:.2f}")
+    if len(options.sizes) > 1:
+        totals = [median["solver, 1 worker", n]["total"] for n in options.sizes]
+        print(f"\nsolver, kernel to solution ~ N^{np.polyfit(np.log(options.sizes), np.log(totals), 1)[0]:.2f}")
+
+
+def rows(side: tuple[str, int], values: dict[str, list[float]]) -> list[dict[str, Any]]:
+    """Return the lines of one side at one N for machines."""
+    units = {"formula flops": "1", "error": "1", "iterations": "1", "largest rank": "1", "bytes per point": "B"}
+    return [
+        {
+            "name": f"{side[0]}, N = {side[1]}, {name}",
+            "value": statistics.median(repetitions),
+            "unit": units.get(name, "s"),
+            "repetitions": repetitions,
+        }
+        for name, repetitions in values.items()
+    ]
 
 
 if __name__ == "__main__":
