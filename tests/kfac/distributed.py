@@ -106,6 +106,26 @@ def step_with_a_layer_that_has_no_inverse(communicator: Communicator) -> bool:
     return moved and all(parameter.isfinite().all() for parameter in model.parameters())
 
 
+def inputs_travel_during_the_backward_pass(communicator: Communicator) -> list[bool]:
+    """Whether the statistics of inputs are under way when the first layer's gradient arrives, in each micro-batch."""
+    model = network()
+    optimizer = KFAC(model, lr=0.1, communicator=communicator, accumulation_steps=2)
+    seen: list[bool] = []
+    accumulate = optimizer.accumulate
+
+    def note(statistic: Any, *arguments: Any) -> None:
+        accumulate(statistic, *arguments)
+        if statistic == (optimizer.blocks[0], 1):
+            seen.append(optimizer._under_way is not None)
+
+    optimizer.accumulate = note  # type: ignore[method-assign]
+    for _ in range(2):
+        x = torch.randn(6, 1, 6, 6, dtype=torch.float64)
+        (functional.cross_entropy(model(x), torch.arange(6) % 3) / 2).backward()
+    optimizer.step()
+    return seen
+
+
 def failure(optimizer: KFAC) -> str:
     try:
         optimizer.step()
@@ -154,6 +174,7 @@ def everything(communicator: Communicator, variants: Sequence[dict[str, Any]] = 
             "failing": step_with_a_failing_owner(communicator),
             "singular": step_with_a_layer_that_has_no_inverse(communicator),
             "resumed": resumed(communicator),
+            "overlap": inputs_travel_during_the_backward_pass(communicator),
         }
     return results
 
@@ -170,16 +191,23 @@ def on_mpi() -> None:
     from mpi4py import MPI
 
     world = MPI.COMM_WORLD
-    alone = world.bcast([train(None, variant) for variant in VARIANTS] if world.rank == 0 else None)
+    alone = [train(None, variant) for variant in VARIANTS] if world.rank == 0 else None
+    meet(world)
+    alone = world.bcast(alone)
     for size in SIZES:
         part = world.Split(0 if world.rank < size else 1)
         if world.rank < size:
             compare_under_mpi(MPICommunicator(part), alone)
-        others = world.Ibarrier()
-        while not others.Test():  # waiting in MPI would keep a core busy
-            time.sleep(0.01)
+        meet(world)
     if world.rank == 0:
         print("equal", flush=True)
+
+
+def meet(world: Any) -> None:
+    """Wait for the other ranks without keeping a core busy, as waiting inside MPI would."""
+    others = world.Ibarrier()
+    while not others.Test():
+        time.sleep(0.01)
 
 
 def compare_under_mpi(communicator: MPICommunicator, alone: list[list[Tensor]]) -> None:

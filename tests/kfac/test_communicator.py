@@ -99,3 +99,7 @@ def test_a_layer_without_inverse_takes_the_first_order_rule_on_all_ranks(on_rank
 
 def test_each_rank_resumes_from_its_own_state_to_the_bit(on_ranks):
     assert all(results["resumed"] for results in on_ranks[2])
+
+
+def test_statistics_of_inputs_travel_during_the_last_backward_pass(on_ranks):
+    assert all(results["overlap"] == [False, True] for results in on_ranks[2])

@@ -135,7 +135,8 @@ class KroneckerBlock(Block):
         """Multiply by ``(G (x) A)^-1``, the bias's gradient being the last column."""
         columns = [gradient[0].numel() for gradient in gradients]
         rows = len(gradients[0])
-        joined = torch.cat([gradient.reshape(rows, -1) for gradient in gradients], dim=1)
+        matrices = [gradient.reshape(rows, -1) for gradient in gradients]
+        joined = matrices[0] if len(matrices) == 1 else torch.cat(matrices, dim=1)
         grouped = joined if self.groups == 1 else joined.unflatten(0, (self.groups, -1))
         pieces = self._solve(grouped, inverted).reshape(rows, -1).split(columns, dim=1)
         return [piece.reshape(gradient.shape) for piece, gradient in zip(pieces, gradients, strict=True)]

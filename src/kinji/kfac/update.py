@@ -1,6 +1,7 @@
 """What a step does with a direction: momentum, weight decay, and the norm of a layer's weight.
 
-Both rules of the paper and of the code released with it are here, under the names ``published`` and ``released``.
+Both rules of the paper and of the code released with it are here, under the names ``published`` and ``released``. The
+paper's momentum that falls with the learning rate, m = (m0 / eta0) eta, is the schedule's to set.
 """
 
 from __future__ import annotations

@@ -1,0 +1,41 @@
+"""Products in single precision, whatever path they take, against double precision."""
+
+import pytest
+import torch
+
+from kinji.kfac import products
+from kinji.kfac.products import add_gram, times_transposed
+
+
+def close(ours: torch.Tensor, reference: torch.Tensor) -> bool:
+    return bool((ours.double() - reference).norm() <= 1e-6 * reference.norm())
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize(("n", "k", "m"), [(130, 200, 96), (95, 200, 300), (97, 1, 120), (1, 5, 3), (4, 0, 3)])
+def test_every_layout_of_operands(n, k, m, fast, monkeypatch):
+    if not fast:
+        monkeypatch.setattr(products, "onednn_is_faster", lambda: False)
+    torch.manual_seed(0)
+    x, y, larger = torch.randn(n, k), torch.randn(m, k), torch.randn(m + 7, k + 9)
+    reference = x.double() @ y.double().T
+    for left in (x, x.T.contiguous().T):
+        for right in (y, y.T.contiguous().T):
+            assert close(times_transposed(left, right), reference)
+    assert close(
+        times_transposed(x, larger[3 : m + 3, 5 : k + 5]), x.double() @ larger[3 : m + 3, 5 : k + 5].double().T
+    )
+
+
+@pytest.mark.parametrize("shape", [(5, 9), (20, 7), (3, 6, 8)])
+def test_gram_matrices_in_panels_are_symmetric_to_the_bit(shape, monkeypatch):
+    monkeypatch.setattr(products, "PANEL", 8)
+    x = torch.randn(*shape, dtype=torch.float64)
+    sums = torch.full((*shape[:-1], shape[-2]), torch.nan, dtype=torch.float64)
+    add_gram(x, sums, scale=0.5, fresh=True)
+    torch.testing.assert_close(sums, 0.5 * x @ x.mT)
+    add_gram(x, sums, scale=2.0, fresh=False)
+    torch.testing.assert_close(sums, 2.5 * x @ x.mT)
+    if x.ndim == 2:
+        off = torch.ones_like(sums).triu(8).bool()
+        assert torch.equal(sums[off], sums.mT[off])
