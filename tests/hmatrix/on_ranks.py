@@ -5,13 +5,14 @@ Rank 0 writes the findings to the file named on the command line.
 
 import json
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import torch
 from numpy.linalg import LinAlgError
 
-from kinji.hmatrix import solver
+from kinji.hmatrix import compiled, eager, solver
 from kinji.hmatrix.geometry import fibonacci_sphere
 from kinji.hmatrix.h2_matrix import build_near_field, compress
 from kinji.hmatrix.h2_ulv import factorize
@@ -23,10 +24,10 @@ N = 2500  # 32 leaves of 78 or 79 points: ghosts
 VARIANTS = [("2023", "decoupled", "cholesky"), ("sc22", "orthonormal", "lu")]
 
 
-def results(comm, fill_ins, lift, method, *, place=fibonacci_sphere, n=N, theta=2.0, dtype=torch.float64):
+def results(comm, fill_ins, lift, method, *, place=fibonacci_sphere, n=N, theta=2.0, dtype=torch.float64, on=compiled):
     """Everything the library computes from one matrix, by name, whole vectors; None for comm is one process."""
     field = build_near_field(Kernel(diagonal=20.0), place(n), leaf_size=64, theta=theta, comm=comm, dtype=dtype)
-    matrix = compress(field, rank=40, samples=300, fill_ins=fill_ins, tolerance=1e-4)
+    matrix = compress(replace(field, on=on), rank=40, samples=300, fill_ins=fill_ins, tolerance=1e-4)
     factor, shares = factorize(matrix, lift=lift, method=method), field.shares
     own = normal(n, 2)[shares.rows]
     return {
@@ -128,6 +129,7 @@ def main():
     findings["volume"] = errors(world, "none", "decoupled", "lu", place=cube_points, n=1500, theta=1.0)
     findings["hss"] = errors(world, *variant, theta=0.0)
     findings["single"] = errors(world, *variant, dtype=torch.float32)
+    findings["eager"] = errors(world, *variant, n=1500, on=eager)
     findings["solver"] = solver_errors(world)
     findings["costs"] = [costs(world, n) for n in (2048, 8192)]
     findings["indefinite"] = [indefinite(world, 15.0, "2023"), indefinite(world, 6.0, "none")]

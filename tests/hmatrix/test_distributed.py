@@ -43,9 +43,10 @@ def test_ranks_compute_what_one_process_computes(findings, ranks, variant):
     assert max(found.values()) <= 1e-12, found
 
 
-@pytest.mark.parametrize("problem", ["few leaves", "dense", "volume", "hss", "single"])
+@pytest.mark.parametrize("problem", ["few leaves", "dense", "volume", "hss", "single", "eager"])
 def test_other_structures_do_too(findings, problem):
-    """Fewer leaves than ranks, no far pairs, no near pairs: levels without halo or gathering; and single precision."""
+    """Fewer leaves than ranks, no far pairs, no near pairs: levels without halo or gathering; then single precision
+    and the other executor."""
     assert max(findings[problem].values()) <= 1e-12, findings[problem]
 
 

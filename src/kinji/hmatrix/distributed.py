@@ -9,6 +9,11 @@ pair with them, the halo, are fetched and put after them. A pair of boxes of two
 evaluated and lifted twice, but nothing has to be sent back, and every box adds up its products in the order of one
 rank, so that compression and factors are those of one rank to the bit.
 
+Every rank makes the same calls; vectors have the rank's rows only::
+
+    field = build_near_field(kernel, points, comm=MPI.COMM_WORLD)
+    x = solve(factorize(compress(field)), b[field.shares.rows])
+
 Dimension letters: B boxes, P pairs, M places, K right-hand sides, N points, n points of a rank.
 """
 
@@ -62,7 +67,7 @@ class Ranks:
         self.sent_bytes["halo"] += sent.nbytes
         width, received = math.prod(sent.shape[1:]), torch.empty(sum(counts), *sent.shape[1:], dtype=sent.dtype)
         outgoing, incoming = ([count * width for count in rows] for rows in (sent_counts, counts))
-        self.comm.Alltoallv([sent.cpu().numpy(), outgoing], [received.numpy(), incoming])
+        self.comm.Alltoallv([sent.contiguous().cpu().numpy(), outgoing], [received.numpy(), incoming])
         return received.to(sent.device)
 
     def gather(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
