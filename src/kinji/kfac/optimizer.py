@@ -54,7 +54,7 @@ class KFAC(torch.optim.Optimizer):
 
     The update is ``w += -lr (F^-1 g + weight_decay w) + momentum v``, where ``v`` is the previous change of
     ``w``. The loss must be the mean over the batch, the first dimension of each layer's input. Every supported layer
-    is called once per forward pass.
+    is called once per forward pass. Models on CUDA devices take the same path; not yet run on a GPU.
 
     Parameters
     ----------
