@@ -13,14 +13,14 @@ TOY = ("--config", "scale=smoke", "--")
 
 @pytest.mark.slurm_ci
 def test_a_cancelled_job_is_reported_and_finished_by_the_next_call(site):
-    run = site.start("--retries", "0", *TOY, "toy/15_kept.txt", "toy/30_cancelled.txt")
+    run = site.start("--retries", "0", *TOY, "toy/5_kept.txt", "toy/12_cancelled.txt")
     job, _ = site.wait_for("toy/cancelled.started")
     site.cluster.ask("scancel", job)
     output = run.communicate(timeout=300)[0]
     assert run.returncode == 1 and "Error in rule toy" in output and "CANCELLED" in output and f"{job}.log" in output
-    assert Path("toy/15_kept.txt").exists() and not Path("toy/30_cancelled.txt").exists()
-    site.run(*TOY, "toy/15_kept.txt", "toy/30_cancelled.txt")
-    assert Path("toy/30_cancelled.txt").exists()
+    assert Path("toy/5_kept.txt").exists() and not Path("toy/12_cancelled.txt").exists()
+    site.run(*TOY, "toy/5_kept.txt", "toy/12_cancelled.txt")
+    assert Path("toy/12_cancelled.txt").exists()
     assert len(Path("toy/kept.started").read_text().splitlines()) == 1, "what was finished was not run again"
 
 
