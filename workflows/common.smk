@@ -53,6 +53,7 @@ def case_resources(experiment):
                 SITE.gpu_type if asked(wildcards)["gpus"] else ""
             ),
             "nodes": lambda wildcards: SITE.nodes(asked(wildcards)["gpus"]),
+            "turn": 1,
         }
 
     return {

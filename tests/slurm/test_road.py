@@ -1,7 +1,10 @@
 """`snakemake --profile slurm` on a real Slurm: the whole road, each kind of job, and what it checks beforehand."""
 
 import json
+import os
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -49,6 +52,20 @@ def test_the_whole_road_ends_with_the_records_of_a_local_run(site):
 
     _, output = site.run(*REPORT)
     assert "Nothing to be done" in output and site.jobs() == jobs, "what has its record is not submitted again"
+
+
+def test_cases_that_share_a_job_ask_for_the_time_of_all_and_the_rest_of_one(site):
+    run = site.start("--config", "scale=smoke", "--", "results/smoke/int8_dgemm.csv")
+    try:
+        deadline = time.monotonic() + 60
+        while not (jobs := site.jobs()):
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        asked = site.cluster.ask("squeue", "-h", "-t", "all", "-j", ",".join(jobs), "-o", "%C %l %m")
+        assert asked.split() == ["2", "10:00", "1000M"]
+    finally:
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
 
 
 def test_each_kind_of_job_runs(site):
