@@ -2,8 +2,8 @@
 
 `factorize(points, kernel)` gives a solver of controlled accuracy. Behind it, as the data flows: `geometry` and
 `kernels` (points and entries), `cluster_tree`, `admissibility`; then `basis`, `h2_matrix`, `h2_ulv`, `substitution`,
-`krylov`, which call the batched routines of an `executor` (`compiled`, `eager`); `distributed` shares the boxes out over
-MPI ranks. `block_low_rank` is the other side; `task_graph` counts what can run at once.
+`krylov`, which call the batched routines of an `executor` (`compiled`, `eager`); `distributed` shares the boxes out
+over MPI ranks. `block_low_rank` is the other side; `task_graph` counts what can run at once.
 """
 
 from kinji.hmatrix.block_low_rank import BlockLowRankMatrix, compress_tiles, factorize_tiles, solve_tiles
