@@ -80,7 +80,8 @@ natural = results[results["diagonal"] == "natural"]
 natural.pivot_table(index="n", columns="method", values="relative_residual").map("{:.1e}".format)
 
 # %%
-for name in ("h2-accuracy-at-fixed-rank", "h2-iterations-reach-blr-residual", "h2-few-iterations"):
+names = ("accuracy-at-fixed-rank", "decoupled-lifts-help", "iterations-reach-blr-residual", "few-iterations")
+for name in (f"h2-{name}" for name in names):
     verdict = judge(claims[name], table)
     value = f"{verdict.ours.value:.3g}" if verdict.ours else "too few sizes"
     print(f"{claims[name].statement} {value}: {verdict.verdict}")

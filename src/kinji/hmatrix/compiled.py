@@ -231,7 +231,16 @@ def factorize(aBCC: Tensor, method: Method) -> Factors:
 @njit(parallel=True, cache=True)
 def _factorize_loop(aBCC: np.ndarray, pivotsBC: np.ndarray, with_pivots: bool, info: np.ndarray) -> None:
     for b in prange(len(aBCC)):
-        info[b] = lu(aBCC[b], pivotsBC[b]) if with_pivots else cholesky(aBCC[b])
+        info[b] = _factorize(aBCC[b], pivotsBC[b], with_pivots)
+
+
+@njit(cache=True)
+def _factorize(aCC: np.ndarray, pivotsC: np.ndarray, with_pivots: bool) -> int:
+    failed = lu(aCC, pivotsC) if with_pivots else cholesky(aCC)
+    for c in range(len(aCC)):
+        if failed == 0 and not np.isfinite(aCC[c, c]):  # LAPACK goes on with a NaN
+            failed = c + 1
+    return failed
 
 
 def solve(factors: Factors, bBCK: Tensor) -> Tensor:

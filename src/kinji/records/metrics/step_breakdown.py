@@ -103,7 +103,7 @@ def modelled_overhead(table: pd.DataFrame) -> Estimate | None:
     stale, sgd = stale_steps(table), modelled_steps(table, "SGD", {})
     if TRAINED_GPUS not in stale.index or TRAINED_GPUS not in sgd.index:
         return None
-    return _widened(table, stale[TRAINED_GPUS] / sgd.loc[TRAINED_GPUS].sum())
+    return _widened(table, float(stale.to_dict()[TRAINED_GPUS] / sgd.loc[TRAINED_GPUS].sum()))
 
 
 def modelled_staleness_speedup(table: pd.DataFrame) -> Estimate | None:
