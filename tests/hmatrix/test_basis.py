@@ -59,7 +59,7 @@ def test_a_complement_takes_the_basis_to_zero(matrix):
         assert not (complement - T @ skeleton).any()
 
 
-@pytest.mark.parametrize(("fill_ins", "bound"), [("none", 5e-5), ("sc22", 2e-2), ("2023", 4e-3)])
+@pytest.mark.parametrize(("fill_ins", "bound"), [("none", 5e-5), ("sc22", 2e-2), ("2023", 6e-3)])
 def test_skeleton_rows_reproduce_the_whole_far_field(fill_ins, bound):
     kernel, points, dense, _ = sphere_problem(1000)
     matrix = compress(build_near_field(kernel, points, leaf_size=32), rank=28, samples=600, fill_ins=fill_ins)

@@ -94,8 +94,8 @@ def modelled_second_order_share(table: pd.DataFrame) -> Estimate | None:
     parts = modelled_steps(table, "K-FAC", SAMPLED)
     if LARGEST_PUBLISHED_GPUS not in parts.index:
         return None
-    step = parts.loc[LARGEST_PUBLISHED_GPUS]
-    return _widened(table, (step["K-FAC"] + step["K-FAC communication"]) / step.sum())
+    step = parts.loc[LARGEST_PUBLISHED_GPUS].to_dict()
+    return _widened(table, (step["K-FAC"] + step["K-FAC communication"]) / sum(step.values()))
 
 
 def modelled_overhead(table: pd.DataFrame) -> Estimate | None:
