@@ -8,7 +8,8 @@ the true kernel, evaluated row by row.
 Observations by ``quantity``:
 
 ``time``, ``result``
-    Seconds of each repetition; size, operations and accuracy of each way to solve. "h2_ulv" is H2-ULV as published,
+    Seconds of each repetition on one thread; size, operations and accuracy of each way to solve. On more, the thread
+    pools of the two libraries that the tiles call get into each other's way. "h2_ulv" is H2-ULV as published,
     "h2_ulv_decoupled" the same with decoupled lifts and fill-ins scaled to the far field, "h2_ulv_cg" the library's
     solver, which iterates with factors in single precision to the residual of the tiles.
 ``task_graph``, ``independence``
@@ -54,6 +55,7 @@ from kinji.experiments.h2_scaling.sweeps import (
     sweep_diagonal,
 )
 from kinji.experiments.h2_scaling.workers import scale_over_workers
+from kinji.experiments.int8_dgemm.threads import limited_to
 from kinji.hmatrix.block_low_rank import solve_tiles
 from kinji.hmatrix.task_graph import h2_ulv_graph, tile_cholesky_graph
 
@@ -74,20 +76,21 @@ def measure(case: H2ScalingCase, context: Context) -> Iterator[Row]:
     problem = build_problem(case, context.device)
     residual = case.tolerance
     for repetition in context.progress.track(range(case.repetitions), "factorizations"):
-        if case.tile:
-            baseline, row = run_block_low_rank(case, problem)
+        with limited_to(1):
+            if case.tile:
+                baseline, row = run_block_low_rank(case, problem)
+                yield {"repetition": repetition, **row}
+                tiles_accuracy = judge(problem, {"blr": solve_tiles(baseline.tiles, problem.b)})["blr"]
+                residual = tiles_accuracy["relative_residual"]
+            runs = {}
+            for method in VARIANTS:
+                try:
+                    runs[method], row = run_h2_ulv(case, problem, method)
+                except LinAlgError as error:
+                    row = {"quantity": "failure", "method": method, "message": str(error)}
+                yield {"repetition": repetition, **row}
+            accurate, row = run_accurately(case, problem, residual)
             yield {"repetition": repetition, **row}
-            tiles_accuracy = judge(problem, {"blr": solve_tiles(baseline.tiles, problem.b)})["blr"]
-            residual = tiles_accuracy["relative_residual"]
-        runs = {}
-        for method in VARIANTS:
-            try:
-                runs[method], row = run_h2_ulv(case, problem, method)
-            except LinAlgError as error:
-                row = {"quantity": "failure", "method": method, "message": str(error)}
-            yield {"repetition": repetition, **row}
-        accurate, row = run_accurately(case, problem, residual)
-        yield {"repetition": repetition, **row}
     context.progress.say("judging the solutions against the true kernel")
     facts = describe_problem(problem, accurate.solver.operator)
     if case.tile:
