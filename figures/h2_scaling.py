@@ -100,7 +100,7 @@ def _draw_errors(axes: Axes, rows: pd.DataFrame, diagonal: str) -> None:
     low, high = trivial["condition_number"].min(), trivial["condition_number"].max()
     condition = f"{low:.3f}" if high < 2 else f"{low:.0f} to {high:.0f}"
     axes.set_title(f"{diagonal.capitalize()} diagonal (condition {condition})")
-    axes.set_ylim(1e-14, 30)
+    axes.set_ylim(1e-21 if diagonal == "natural" else 1e-14, 30)
     if diagonal == "natural":
         axes.legend(fontsize=7, loc="lower left")
 
