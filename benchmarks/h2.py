@@ -43,7 +43,6 @@ RANK, LEAF, THETA = 100, 256, 2.0
 SHARE = 0.6
 TOLERANCE = 1e-8
 PEER_TOLERANCE = 1e-6
-Seconds = dict[tuple[str, int], list[float]]
 
 
 def timed(work: Callable[[], T]) -> tuple[T, float]:
