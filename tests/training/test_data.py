@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from kinji.training import FOLDS, Fold, digits_fold
+from kinji.training import FOLDS, Fold, ImageSource, digits_fold
 
 IMAGES = len(load_digits().target)
 
@@ -68,3 +68,14 @@ def test_a_fold_that_is_not_there_is_refused(fold: int) -> None:
 def test_a_split_without_images_of_every_class_is_refused(training_images: int) -> None:
     with pytest.raises(ValueError, match="training_images must lie in"):
         digits_fold(0, training_images=training_images)
+
+
+def test_images_are_asked_for_by_number() -> None:
+    images = digits_fold(0, training_images=256).train
+    source: ImageSource = images
+    numbers = [torch.tensor([3, 1, 2]), torch.tensor([255])]
+    (pixels_BCHW, labels_B), (last_1CHW, _) = source.batches(numbers, epoch=0)
+    for number, pixels_CHW, label in zip(numbers[0], pixels_BCHW, labels_B, strict=True):
+        assert torch.equal(pixels_CHW, images.pixels_NCHW[number])
+        assert label == images.labels_N[number]
+    assert torch.equal(last_1CHW[0], images.pixels_NCHW[255])

@@ -8,11 +8,14 @@ from kinji.training.loop import Reading, evaluate, train
 from kinji.training.models import ResidualNetwork, scale_batch_norm_momentum
 from kinji.training.optimizers import OPTIMIZERS, build_optimizer
 from kinji.training.schedules import MomentumCoupling, Schedule
+from kinji.training.source import Augmentation, ImageSource
 
 __all__ = [
     "FOLDS",
     "OPTIMIZERS",
+    "Augmentation",
     "Fold",
+    "ImageSource",
     "Images",
     "MomentumCoupling",
     "Reading",

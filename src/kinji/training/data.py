@@ -9,6 +9,7 @@ Dimension letters: N images, C channels, H height, W width.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,7 +24,7 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class Images:
-    """Images with their labels.
+    """Images with their labels, in memory: an `kinji.training.source.ImageSource`.
 
     Attributes
     ----------
@@ -33,14 +34,22 @@ class Images:
         int64, the class of each image.
     positions_N : numpy.ndarray
         Where each image stands in the whole set.
+    classes : int
+        Number of classes.
     """
 
     pixels_NCHW: torch.Tensor
     labels_N: torch.Tensor
     positions_N: NDArray[np.int64]
+    classes: int = CLASSES
 
     def __len__(self) -> int:
         return len(self.labels_N)
+
+    def batches(self, numbers: Iterable[torch.Tensor], *, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield pixels_BCHW and labels_B of each batch of numbers; nothing about them is random."""
+        for numbers_B in numbers:
+            yield self.pixels_NCHW[numbers_B], self.labels_N[numbers_B]
 
     def to(self, device: str) -> Images:
         """Return the images on another device."""
