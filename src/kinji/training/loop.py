@@ -1,44 +1,28 @@
-"""One training run: the same loop for every optimizer, reproducible to the bit on one thread.
+"""One training run: the same loop for every optimizer, reproducible to the bit on one thread, interrupted or not.
 
 Dimension letters: N images, C channels, H height, W width, B images of a batch, K classes.
 """
 
-import math
+from __future__ import annotations
+
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
-from kinji.training.data import Images
+from kinji.kfac import Communicator
+from kinji.training.batch_norm import average_running_statistics
+from kinji.training.checkpoint import Checkpoints
+from kinji.training.plan import Plan
+from kinji.training.ranks import Ranks
 from kinji.training.schedules import Schedule
+from kinji.training.source import Augmentation, ImageSource
+from kinji.training.state import Keeper, Progress, Reading, RunState
+from kinji.training.step import Stepper
 
-
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """What a run shows of itself from time to time.
-
-    Attributes
-    ----------
-    epoch : float
-        Passes over the training part so far.
-    iteration : int
-        Optimizer steps so far.
-    training_loss : float
-        Mean over the batches since the last reading, each before the step on it.
-    validation_loss : float
-        The training objective (label smoothing included) on the validation part.
-    validation_accuracy : float
-        Share of the validation part that is classified correctly.
-    """
-
-    epoch: float
-    iteration: int
-    training_loss: float
-    validation_loss: float
-    validation_accuracy: float
+EVALUATION_BATCH = 1024
 
 
 def train(
@@ -46,74 +30,138 @@ def train(
     optimizer: Optimizer,
     schedule: Schedule,
     *,
-    training: Images,
-    validation: Images,
+    training: ImageSource,
+    validation: ImageSource,
     epochs: int,
     batch_size: int,
     read_every: int | None = None,
     label_smoothing: float = 0.1,
     seed: int = 0,
+    augmentation: Augmentation | None = None,
+    communicator: Communicator | None = None,
+    micro_batch: int | None = None,
+    precision: torch.dtype | None = None,
+    channels_last: bool = False,
+    frozen_batch_norm: bool = False,
+    checkpoints: Checkpoints | None = None,
 ) -> Iterator[Reading]:
     """Train a model in place, handing out readings on the way.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Maps pixels_BCHW to logits_BK.
+        Maps pixels_BCHW to logits_BK; images are brought to the device and type of its parameters.
     optimizer : torch.optim.Optimizer
         Its learning rate and momentum are set from `schedule` before each step.
     schedule : Schedule
         Read in the middle of a step, so that neither the first step of a warm-up nor the last of a decay is lost.
-    training, validation : Images
+    training, validation : ImageSource
         Parts of a fold.
     epochs : int
         Passes over the training part, each in a new random order.
     batch_size : int
-        Images a step; the last step of an epoch takes what is left.
+        Images a step, on all ranks; the last step of an epoch takes what is left.
     read_every : int, optional
         Steps between two readings, an epoch's if None; there is one after the last step in any case.
     label_smoothing : float
         Weight of the uniform distribution in the targets of the loss.
     seed : int
-        Fixes the order of the images.
+        Fixes the order of the images, and what `augmentation` draws.
+    augmentation : Augmentation, optional
+        Changes the (micro-)batches that are trained on.
+    communicator : Communicator, optional
+        How ranks talk, the same that K-FAC was given; each trains on its part of a batch, from equal weights. Batch
+        normalizations use the part's own statistics, unless frozen or synchronized (`synchronize_batch_norm`).
+    micro_batch : int, optional
+        Images that a rank takes at once, its whole part if None; gradients are added up.
+    precision : torch.dtype, optional
+        torch.bfloat16 or torch.float16: forward and backward passes under autocast, the latter with a scaled loss.
+    channels_last : bool
+        Order of images and weights in memory.
+    frozen_batch_norm : bool
+        Batch normalizations use their running statistics and leave them as they are.
+    checkpoints : Checkpoints, optional
+        Where the run leaves what it needs to go on. If there is a checkpoint it does so, to the bit, after the readings
+        of before.
 
     Yields
     ------
     Reading
-        With the model as it is at that moment.
+        With the model as it is at that moment (those of before excepted). Every rank has the same.
 
     Raises
     ------
     ValueError
-        If the batch size does not lie within 1..N, or `read_every` is not positive.
+        If an argument is out of range.
     FloatingPointError
         If the loss stops being finite.
+    CheckpointError
+        If a checkpoint of another run is in the way.
+    Interrupted
+        If `checkpoints` says so.
     """
-    if not 1 <= batch_size <= len(training):
-        raise ValueError(f"batch_size must lie in 1..{len(training)} (the training images), got {batch_size}")
-    if read_every is not None and read_every < 1:
-        raise ValueError(f"read_every must be a positive number of steps, got {read_every}")
-    order = torch.Generator().manual_seed(seed)
-    steps = -(-len(training) // batch_size)
-    batches = (b for _ in range(epochs) for b in torch.randperm(len(training), generator=order).split(batch_size))
-    losses: list[float] = []
-    for iteration, batch_B in enumerate(batches, start=1):
-        set_rates(optimizer, schedule, (iteration - 0.5) / steps)
-        model.train()
-        logits_BK = model(training.pixels_NCHW[batch_B])
-        loss = cross_entropy(logits_BK, training.labels_N[batch_B], label_smoothing=label_smoothing)
-        losses.append(checked(loss, iteration / steps, optimizer))
-        descend(optimizer, loss)
-        if iteration % (read_every or steps) == 0 or iteration == epochs * steps:
-            validation_loss, correct = evaluate(model, validation, label_smoothing=label_smoothing)
-            yield Reading(
-                epoch=iteration / steps,
-                iteration=iteration,
-                training_loss=sum(losses) / len(losses),
-                validation_loss=validation_loss,
-                validation_accuracy=correct / len(validation),
-            )
-            losses.clear()
+    ranks = Ranks(communicator, next(model.parameters()))
+    plan = Plan(
+        images=len(training),
+        epochs=epochs,
+        batch_size=batch_size,
+        read_every=read_every,
+        seed=seed,
+        rank=ranks.rank,
+        ranks=ranks.size,
+        micro_batch=micro_batch,
+    )
+    stepper = Stepper(
+        model,
+        optimizer,
+        ranks,
+        augmentation=augmentation,
+        label_smoothing=label_smoothing,
+        precision=precision,
+        channels_last=channels_last,
+        frozen_batch_norm=frozen_batch_norm,
+        seed=seed,
+    )
+    state = RunState(model, optimizer, stepper.scaler, augmentation, Progress())
+    keeper = Keeper(checkpoints, state, ranks, plan.identity | stepper.identity | {"schedule": repr(schedule)})
+    keeper.resume()
+    return _steps(plan, stepper, schedule, keeper, training, validation)
+
+
+def _steps(
+    plan: Plan, stepper: Stepper, schedule: Schedule, keeper: Keeper, training: ImageSource, validation: ImageSource
+) -> Iterator[Reading]:
+    progress = keeper.state.progress
+    yield from list(progress.readings)
+    for batch in plan.batches(training, progress.iteration):
+        set_rates(stepper.optimizer, schedule, (progress.iteration + 0.5) / plan.steps_per_epoch)
+        loss = stepper.step(batch, progress.iteration, (progress.iteration + 1) / plan.steps_per_epoch)
+        progress.iteration += 1
+        progress.losses.append(loss)
+        reading = _read(plan, stepper, progress, validation) if plan.reads(progress.iteration) else None
+        interrupted = keeper.after_step(last=progress.iteration == plan.steps)
+        if reading is not None:
+            yield reading
+        if interrupted:
+            raise keeper.interruption(plan.steps)
+
+
+def _read(plan: Plan, stepper: Stepper, progress: Progress, validation: ImageSource) -> Reading:
+    average_running_statistics(stepper.model, stepper.ranks)
+    validation_loss, correct = evaluate(
+        stepper.model, validation, label_smoothing=stepper.label_smoothing, communicator=stepper.ranks.communicator
+    )
+    reading = Reading(
+        epoch=progress.iteration / plan.steps_per_epoch,
+        iteration=progress.iteration,
+        training_loss=sum(progress.losses) / len(progress.losses),
+        validation_loss=validation_loss,
+        validation_accuracy=correct / len(validation),
+        training_seconds=progress.seconds,
+    )
+    progress.readings.append(reading)
+    progress.losses.clear()
+    return reading
 
 
 def set_rates(optimizer: Optimizer, schedule: Schedule, epoch: float) -> None:
@@ -123,28 +171,28 @@ def set_rates(optimizer: Optimizer, schedule: Schedule, epoch: float) -> None:
         group["momentum"] = schedule.momentum(epoch)
 
 
-def checked(loss: Tensor, epoch: float, optimizer: Optimizer) -> float:
-    """Return the loss as a number, or raise FloatingPointError if it is none."""
-    if not loss.isfinite():
-        rate = optimizer.param_groups[0]["lr"]
-        raise FloatingPointError(
-            f"the training loss became {loss.item()} in epoch {math.ceil(epoch)}: "
-            f"lower the learning rate (now {rate:.3g}), lengthen the warm-up, or (K-FAC) raise the damping"
-        )
-    return loss.item()
-
-
-def descend(optimizer: Optimizer, loss: Tensor) -> None:
-    """Take one step of the optimizer along the gradient of the loss."""
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-
-
 @torch.no_grad()
-def evaluate(model: nn.Module, images: Images, *, label_smoothing: float = 0.0) -> tuple[float, int]:
-    """Return the mean loss and the number of correctly classified images, with running BatchNorm statistics."""
+def evaluate(
+    model: nn.Module,
+    images: ImageSource,
+    *,
+    label_smoothing: float = 0.0,
+    communicator: Communicator | None = None,
+) -> tuple[float, int]:
+    """Return the mean loss and the number of correctly classified images, with running BatchNorm statistics.
+
+    Ranks share the images; each returns the result for all of them.
+    """
     model.eval()
-    logits_NK = model(images.pixels_NCHW)
-    loss = cross_entropy(logits_NK, images.labels_N, label_smoothing=label_smoothing)
-    return loss.item(), int((logits_NK.argmax(dim=1) == images.labels_N).sum())
+    like = next(model.parameters())
+    ranks = Ranks(communicator, like)
+    mine_N = torch.arange(len(images))[ranks.rank :: ranks.size]
+    loss, correct = 0.0, 0
+    for pixels_BCHW, labels_B in images.batches(mine_N.split(EVALUATION_BATCH), epoch=0):
+        labels = labels_B.to(like.device)
+        logits_BK = model(pixels_BCHW.to(like))
+        mean = cross_entropy(logits_BK, labels, label_smoothing=label_smoothing)
+        loss += mean.item() * (len(labels) / len(images))
+        correct += int((logits_BK.argmax(dim=1) == labels).sum())
+    losses, counts = zip(*ranks.gather([loss, correct]), strict=True)
+    return sum(losses), int(sum(counts))
