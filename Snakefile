@@ -49,6 +49,7 @@ include: "workflows/h2_scaling.smk"
 include: "workflows/resnet50_table.smk"
 include: "workflows/resnet50_tune.smk"
 include: "workflows/step_breakdown.smk"
+include: "workflows/imagenet_race.smk"
 include: "workflows/from_records.smk"
 include: "workflows/check_site.smk"
 

@@ -136,9 +136,28 @@ class Resnet50TuneCase:
     seed: int = 1000
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImagenetRaceCase:
+    """The race to train ResNet-50 on ImageNet: steps modelled on a fabric, and those that step_breakdown measured."""
+
+    experiment: ClassVar[str] = "imagenet_race"
+    packages: ClassVar[tuple[str, ...]] = ("cost", "kfac/ownership")
+
+    fabric: str = "abci"
+    batch_per_gpu: int = 32
+    pixels: int = 224
+
+
 CASES: dict[str, type[Case]] = {
     case.experiment: case
-    for case in (Int8DgemmCase, H2ScalingCase, Resnet50TableCase, Resnet50TuneCase, StepBreakdownCase)
+    for case in (
+        Int8DgemmCase,
+        H2ScalingCase,
+        Resnet50TableCase,
+        Resnet50TuneCase,
+        StepBreakdownCase,
+        ImagenetRaceCase,
+    )
 }
 TUNINGS = tuple(name for name in CASES if name.endswith("_tune"))
 EXPERIMENTS = tuple(name for name in CASES if name not in TUNINGS)
