@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from kinji.records.metrics.imagenet_race import (
+    FULL_WIDTH,
     LARGEST_TRAINED,
     base_minutes,
     history,
@@ -20,7 +21,7 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).map(_written)
 
 
-def _written(value: object) -> str:
+def _written(value: str | float) -> str:
     if isinstance(value, str):
         return value
     return "" if pd.isna(value) else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
@@ -47,7 +48,8 @@ def _published() -> list[dict[str, object]]:
 
 
 def _modelled(table: pd.DataFrame) -> list[dict[str, object]]:
-    ours = history().set_index("optimizer").loc["SP-NGD"]
+    rows = history()
+    ours = rows[rows["optimizer"] == FULL_WIDTH].iloc[0].to_dict()
     batch = int(ours["batch"])
     sides = {
         "SGD": (modelled_seconds(table, "SGD"), sgd_steps(batch)),
