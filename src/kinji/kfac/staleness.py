@@ -34,15 +34,19 @@ class Clock:
         The step at which it is formed next.
     interval, previous
         The last two intervals.
+    formed
+        How often it was formed.
     """
 
     due: int = 0
     interval: int = 1
     previous: int = 1
+    formed: int = 0
 
     def advance(self, step: int, interval: int) -> None:
         """Note that the statistic was formed in a step and is due again after an interval."""
         self.due, self.interval, self.previous = step + interval, interval, self.interval
+        self.formed += 1
 
 
 def next_interval(clock: Clock, fresh: Tensor, before: Sequence[Tensor], alpha: float) -> int:
