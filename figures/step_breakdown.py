@@ -26,7 +26,6 @@ from kinji.records.summaries.step_breakdown import PARTS
 
 HATCHES = ("", "//", "xx", "..", "\\\\", "", "OO")
 COLORS = (0, 9, 2, 8, 7, 3, 1)
-OPTIMIZERS = ("SGD", "K-FAC")
 VARIANTS = {  # Fisher, BatchNorm, stale: label, marker, line
     ("sampled", "full", False): ("sampled Fisher, full BatchNorm", "s", ":"),
     ("sampled", "unit-wise", False): ("sampled Fisher, unit-wise BatchNorm", "D", ":"),
@@ -70,10 +69,10 @@ def draw_measured(seconds_ax: Axes, shares_ax: Axes, table: pd.DataFrame) -> Non
 
 def draw_stack(ax: Axes, heights: pd.DataFrame, label: str, room: float) -> None:
     """Stack the parts, second-order ones on top, and write into each slice that has room."""
-    for position, optimizer in enumerate(OPTIMIZERS):
+    for position, kind in enumerate(heights.index):
         bottom = 0.0
         for part, color, hatch in zip(PARTS, COLORS, HATCHES, strict=True):
-            height = heights.loc[optimizer, part]
+            height = heights.loc[kind, part]
             face = {"color": sns.color_palette()[color], "hatch": hatch, "edgecolor": "white", "linewidth": 0.5}
             ax.bar(position, height, 0.8, bottom, label=part if position == 0 else None, **face)
             if height > room:
@@ -81,20 +80,20 @@ def draw_stack(ax: Axes, heights: pd.DataFrame, label: str, room: float) -> None
                 box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
                 ax.text(position, bottom + height / 2, label.format(height), **text, bbox=box)
             bottom += height
-    ax.set_xticks(range(len(OPTIMIZERS)), OPTIMIZERS)
+    ax.set_xticks(range(len(heights)), heights.index)
     ax.grid(visible=False, axis="x")
 
 
 def draw_totals(ax: Axes, table: pd.DataFrame, totals: pd.Series) -> None:
     """Write each step's seconds above its bar, and mark the step that was timed as a whole."""
     steps = largest_case(table, "step")
-    apart = steps[~steps["parts_timed"].astype(bool)].groupby("optimizer")["step_seconds"].median()
+    apart = steps[~steps["parts_timed"].astype(bool)].groupby("kind")["step_seconds"].median()
     label = "whole step, timed apart"
-    for position, optimizer in enumerate(OPTIMIZERS):
-        ax.plot(position + 0.47, apart[optimizer], marker="<", color="black", linestyle="none", label=label)
+    for position, kind in enumerate(totals.index):
+        ax.plot(position + 0.47, apart[kind], marker="<", color="black", linestyle="none", label=label)
         label = ""
         text = {"textcoords": "offset points", "ha": "center", "weight": "bold"}
-        ax.annotate(f"{totals[optimizer]:.2f} s", (position, totals[optimizer]), (0, 3), **text)
+        ax.annotate(f"{totals[kind]:.2f} s", (position, totals[kind]), (0, 3), **text)
     ax.set_xlim(-0.5, 1.6)
     ax.margins(y=0.1)
 

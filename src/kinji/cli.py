@@ -57,11 +57,23 @@ def _signature(case_type: type[Case]) -> inspect.Signature:
     return inspect.Signature(parameters)
 
 
+def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        if value not in choices:
+            raise typer.BadParameter(f"{value!r} is not one of {', '.join(choices)}")
+        return value
+
+    return parse
+
+
 def _flag(name: str, hint: Any, default: Any, help: str = "", default_text: str | None = None) -> inspect.Parameter:
-    required = default is dataclasses.MISSING
+    required, parser = default is dataclasses.MISSING, None
     if typing.get_origin(hint) is tuple:
-        hint, default = list[typing.get_args(hint)[0]], default if required else list(default)  # type: ignore[misc]
-    option = typer.Option(help=help or None, show_default=default_text or True)
+        element, default = typing.get_args(hint)[0], default if required else list(default)
+        if typing.get_origin(element) is typing.Literal:  # of which typer takes no lists
+            element, parser = str, _one_of(typing.get_args(element))
+        hint = list[element]  # type: ignore[valid-type]
+    option = typer.Option(help=help or None, show_default=default_text or True, parser=parser)
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,

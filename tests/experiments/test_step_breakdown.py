@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import pandas as pd
@@ -5,33 +6,52 @@ import pytest
 import torch
 from torch import distributed, nn
 
+from kinji.cost.step import PARTS
+from kinji.cost.transfer import STAGES
 from kinji.errors import KinjiError
-from kinji.experiments import step_breakdown
 from kinji.experiments.cases import StepBreakdownCase
 from kinji.experiments.context import Context, Progress
-from kinji.experiments.step_breakdown import GPUS, PARTS, measure
+from kinji.experiments.step_breakdown import measure, ranks, trials
+from kinji.experiments.step_breakdown.model import GPUS
+from kinji.experiments.step_breakdown.prediction import predictions
+from kinji.experiments.step_breakdown.stopwatch import HostClock, Stopwatch
 
 CONTEXT = Context("cpu", 1, Progress("test"))
-CASE = StepBreakdownCase(ranks=1, pixels=16, batch_per_rank=4, repetitions=2)
+CASE = StepBreakdownCase(
+    ranks=1, pixels=16, batch_per_rank=4, repetitions=2, fishers=("empirical", "sampled"), batch_norms=("full",)
+)
+KEYS = ["optimizer", "fisher", "refreshed", "repetition"]
 
 
-def small_network(name, weights):
+def small_network(name, size, device):
     layers = [nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Flatten()]
-    return nn.Sequential(*layers, nn.Linear(8 * 14 * 14, 1000))
+    return nn.Sequential(*layers, nn.Linear(8 * 14 * 14, 1000)).to(device), (3, 16, 16)
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    """Observations of one rank inside this process, on a network that takes no time."""
+def one_rank(tmp_path_factory):
+    """A process group of one rank inside this process."""
     store = tmp_path_factory.mktemp("store") / "store"
     distributed.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(step_breakdown.torchvision.models, "get_model", small_network)
-        yield pd.DataFrame(step_breakdown._observe(CASE, CONTEXT))
+    yield
     torch.set_num_threads(threads)
     distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory):
+    return tmp_path_factory.mktemp("trace") / "trace.json"
+
+
+@pytest.fixture(scope="module")
+def table(one_rank, trace):
+    """Observations of one rank, on a network that takes no time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trials, "build", small_network)
+        rows = pd.DataFrame(ranks.observe(replace(CASE, trace=str(trace)), CONTEXT))
+    return rows.fillna({"fisher": "", "refreshed": 1.0})
 
 
 def of(table, **values):
@@ -40,31 +60,33 @@ def of(table, **values):
     return table
 
 
-def test_every_repetition_has_the_seven_parts_of_both_optimizers(table):
-    parts = of(table, quantity="part")
-    assert (parts.groupby(["optimizer", "repetition"])["part"].apply(set) == set(PARTS)).all()
-    assert len(parts) == 2 * 2 * len(PARTS)
+def test_every_refreshing_step_of_kfac_has_the_seven_parts_and_sgd_five(table):
+    parts = of(table, quantity="part").groupby(KEYS)["part"].apply(set)
+    fresh = parts.xs(("K-FAC", 1.0), level=("optimizer", "refreshed"))
+    assert len(fresh) == 2 * 2 and (fresh == set(PARTS)).all()
+    assert len(parts) == 2 * 2 * 2 + 2 and (parts["SGD"] == set(PARTS[:5]) - {"SGD communication"}).all()
+    assert set(STAGES.values()) == set(PARTS)
 
 
-def test_parts_and_the_unattributed_rest_are_the_whole_step(table):
-    keys = ["optimizer", "repetition"]
-    parts = of(table, quantity="part").groupby(keys)["part_seconds"].sum()
-    steps = of(table, quantity="step", parts_timed=True).set_index(keys)
+def test_stages_and_the_unattributed_rest_are_the_whole_step(table):
+    parts = of(table, quantity="part").groupby(KEYS)["part_seconds"].sum()
+    steps = of(table, quantity="step", parts_timed=True).set_index(KEYS)
     difference = parts + steps["unattributed_seconds"] - steps["step_seconds"]
-    assert len(difference) == 4 and difference.abs().max() < 1e-12
+    assert len(difference) == 10 and difference.abs().max() < 1e-12
     assert (steps["unattributed_seconds"] >= 0).all()
+    assert (steps["host_seconds"] >= steps["step_seconds"]).all()
 
 
-def test_sgd_has_no_second_order_part_and_kfac_has(table):
-    seconds = of(table, quantity="part").pivot_table(index="optimizer", columns="part", values="part_seconds")
-    assert (seconds.loc["SGD", ["K-FAC", "K-FAC communication"]] == 0).all()
-    assert (seconds.loc["K-FAC"] > 0).all()
-    assert (seconds.loc["SGD", list(PARTS[:5])] > 0).all()
+def test_a_stale_step_forms_and_inverts_nothing(table):
+    stages = of(table, quantity="part", optimizer="K-FAC").groupby(["fisher", "refreshed"])["stage"].apply(set)
+    assert "factors" not in stages["empirical", 0.0] and "factors" in stages["empirical", 1.0]
+    assert "sampled gradients" in stages["sampled", 1.0] and "sampled gradients" not in stages["empirical", 1.0]
+    assert "preconditioning" in stages["sampled", 0.0]
 
 
 def test_a_step_is_also_timed_with_nothing_inside_being_timed(table):
     apart = of(table, quantity="step", parts_timed=False)
-    assert len(apart) == 4 and apart["unattributed_seconds"].isna().all()
+    assert len(apart) == 10 and apart["unattributed_seconds"].isna().all()
 
 
 def test_facts_that_no_clock_decides(table):
@@ -83,7 +105,68 @@ def test_facts_that_no_clock_decides(table):
     assert of(table, quantity="equality")["relative_difference"].tolist() == [0.0]
 
 
-def test_more_ranks_than_gpus_are_refused(monkeypatch):
+def test_a_trace_names_the_steps(table, trace):
+    names = {event.get("name") for event in json.loads(trace.read_text())["traceEvents"]}
+    assert {"SGD", "K-FAC empirical full 1.0", "K-FAC sampled full 1.0", "aten::conv2d"} <= names
+
+
+@pytest.mark.parametrize("network", ["bert-base-block", "resnet18"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_step_of_each_network_in_each_precision_changes_the_weights(one_rank, network, precision):
+    case = replace(CASE, network=network, precision=precision, pixels=8, tokens=2, batch_per_rank=2)
+    trial = trials.SGDTrial(case, Stopwatch(HostClock()), "cpu")
+    before = [parameter.clone() for parameter in trial.model.parameters()]
+    trial.step()
+    changed = [not torch.equal(a, b) for a, b in zip(before, trial.model.parameters(), strict=True)]
+    assert sum(changed) > 0.9 * len(changed) and all(p.isfinite().all() for p in trial.model.parameters())
+
+
+def observed(run, network, second):
+    """One repetition on each of two ranks: a step of each kind whose every stage takes as long as it says."""
+    for rank, (optimizer, refreshed) in ((r, k) for r in (0, 1) for k in (("SGD", None), ("K-FAC", 1.0))):
+        for stage, part in STAGES.items():
+            quantity = "calibration part" if run else "part"
+            row = {"quantity": quantity, "run": run, "optimizer": optimizer, "refreshed": refreshed, "rank": rank}
+            variant = {"fisher": "empirical", "batch_norm": "unit-wise"} if optimizer == "K-FAC" else {}
+            yield row | variant | {"repetition": 0, "stage": stage, "part": part, "part_seconds": second}
+
+
+def test_what_is_predicted_uses_no_measurement_of_it():
+    case = replace(CASE, ranks=2, predicted=("resnet50", "resnet18"), batch_norms=("unit-wise",))
+    rows = [*observed("alone", "resnet50", 1.0), *observed("collectives", "bert-base-block", 1.0)]
+    held = [*observed(None, "resnet50", 7.0), *observed("resnet18", "resnet18", 7.0)]
+    others = [row | {"part_seconds": 9.0} for row in held]
+    first, second = (pd.DataFrame(predictions(case, rows + measured)) for measured in (held, others))
+    assert first["modelled_seconds"].tolist() == second["modelled_seconds"].tolist()
+    assert (first["measured_seconds"] * 9 == second["measured_seconds"] * 7).all()
+    forward = first[(first["part"] == "forward") & (first["optimizer"] == "SGD")].set_index("predicted_network")
+    assert forward.loc["resnet50", "modelled_seconds"] == 1.0 > forward.loc["resnet18", "modelled_seconds"]
+    assert forward.loc["resnet50", "measured_seconds"] == 7.0
+    assert list(predictions(replace(case, predicted=()), rows)) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "device", "message"),
+    [
+        ({"ranks": 2}, "cuda", "2 ranks need as many GPUs, this machine has 1"),
+        ({"precision": "tf32"}, "cpu", "tf32 is a mode of CUDA"),
+        ({"trace": "no/such/trace.json"}, "cpu", "there is no folder no/such"),
+    ],
+)
+def test_what_the_machine_has_not_is_refused(monkeypatch, changed, device, message):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(KinjiError, match="2 ranks need as many GPUs, this machine has 1"):
-        next(measure(replace(CASE, ranks=2), replace(CONTEXT, device="cuda")))
+    with pytest.raises(KinjiError, match=message):
+        next(measure(replace(CASE, **changed), replace(CONTEXT, device=device)))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_stages_on_a_gpu_add_up_and_events_agree_with_the_host(precision):
+    case = StepBreakdownCase(network="resnet18", ranks=1, pixels=64, batch_per_rank=32, precision=precision)
+    rows = pd.DataFrame(measure(case, replace(CONTEXT, device="cuda")))
+    steps = of(rows, quantity="step")
+    assert (steps["step_seconds"] / steps["host_seconds"]).between(0.9, 1.001).all()
+    timed = steps[steps["parts_timed"].astype(bool)]
+    assert (timed["unattributed_seconds"].abs() < 0.03 * timed["step_seconds"]).all()
+    assert of(rows, quantity="memory")["peak_device_bytes"].min() > 1e8

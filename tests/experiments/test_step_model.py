@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from kinji.experiments.cases import StepBreakdownCase
-from kinji.experiments.step_model import GPUS, model
+from kinji.experiments.step_breakdown.model import GPUS, model
 from kinji.records import load_claims, load_reference
 from kinji.records.metrics import step_breakdown as metrics
 

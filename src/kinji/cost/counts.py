@@ -19,7 +19,7 @@ from kinji.cost.networks import Attention, build
 from kinji.kfac.ownership import inversion_flops
 
 BYTES = 4
-NORMALIZATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+NORMALIZATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm)
 UPDATE_PASSES = 5
 """Momentum reads weight, gradient and velocity, and writes weight and velocity."""
 NORMALIZATION_BACKWARD_PASSES = 5
@@ -47,7 +47,7 @@ class LayerCounts:
     patches
         Numbers copied to lay the inputs out as columns (im2col).
     channels
-        c of a batch normalization, 0 otherwise.
+        c of a normalization, 0 otherwise.
     elements
         Numbers normalized.
     """
@@ -177,10 +177,8 @@ def _layer(name: str, module: nn.Module, input_: torch.Tensor, output: torch.Ten
     if isinstance(module, nn.Linear | nn.Conv2d):
         return [_kronecker(name, module, output, parameters)]
     if isinstance(module, NORMALIZATIONS):
-        channels = module.num_features
+        channels = module.weight.numel()
         return [LayerCounts(name=name, parameters=parameters, channels=channels, elements=input_.numel())]
-    if isinstance(module, nn.LayerNorm):
-        return [LayerCounts(name=name, parameters=parameters, elements=input_.numel())]
     if isinstance(module, Attention):
         return [LayerCounts(name=name, forward_flops=4 * input_.numel() * input_.shape[1])]
     return [LayerCounts(name=name, parameters=parameters)] if parameters else []

@@ -1,4 +1,4 @@
-"""Networks whose steps are modelled, built on the meta device: shapes without memory.
+"""Networks whose steps are measured or modelled; for the latter on the meta device: shapes without memory.
 
 Dimension letters: N sequences, T tokens, D hidden width, H heads.
 """
@@ -67,13 +67,18 @@ _BUILDERS: dict[str, Callable[[int], Built]] = {
 NETWORKS = tuple(_BUILDERS)
 
 
+def is_transformer(name: str) -> bool:
+    """Whether the size of an example is a number of tokens instead of pixels."""
+    return name.startswith("bert")
+
+
 def usual_size(name: str) -> int:
     """Return the published size of an example: 224 pixels (He et al. 2016) or 128 tokens (phase 1 of BERT)."""
-    return 128 if name.startswith("bert") else 224
+    return 128 if is_transformer(name) else 224
 
 
-def build(name: str, size: int) -> Built:
-    """Build a network on the meta device; BERT without its embeddings and head.
+def build(name: str, size: int, device: str = "meta") -> Built:
+    """Build a network; BERT without its embeddings and head.
 
     Parameters
     ----------
@@ -81,6 +86,8 @@ def build(name: str, size: int) -> Built:
         One of `NETWORKS`.
     size
         Pixels along an edge, or tokens of a sequence.
+    device
+        Where its weights are; ``meta`` for none.
 
     Raises
     ------
@@ -90,5 +97,5 @@ def build(name: str, size: int) -> Built:
     if name not in _BUILDERS:
         nearest = difflib.get_close_matches(name, NETWORKS, n=1, cutoff=0.0)[0]
         raise ValueError(f"no network {name!r}. Did you mean {nearest!r}? Known: {', '.join(NETWORKS)}.")
-    with torch.device("meta"):
+    with torch.device(device):
         return _BUILDERS[name](size)

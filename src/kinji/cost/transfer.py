@@ -1,95 +1,96 @@
 """A measured step carried over: from one rank to several with measured collectives, or to another network.
 
-Each part of the measured step is multiplied by what its operations or bytes grow by. The rates that cancel need not be
-known; products, factorizations and solves are taken to run at one rate, as they nearly do on a CPU.
+Each stage of a measured step is multiplied by what its operations or bytes grow by, so its rate need not be known.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from kinji.cost.collectives import Link, all_gather, all_reduce, reduce_scatter
-from kinji.cost.counts import NetworkCounts
-from kinji.cost.step import PARTS, Ownership, owners
-from kinji.kfac.ownership import makespan
+from kinji.cost.counts import BYTES, LayerCounts, NetworkCounts
+from kinji.cost.step import Ownership, owners
+
+STAGES = {
+    "forward": "forward",
+    "backward": "backward",
+    "normalization": "normalization",
+    "AllReduce of gradients": "SGD communication",
+    "ReduceScatterV of gradients": "SGD communication",
+    "AllGatherV of weights": "SGD communication",
+    "update": "update",
+    "factors": "K-FAC",
+    "sampled gradients": "K-FAC",
+    "inverses": "K-FAC",
+    "preconditioning": "K-FAC",
+    "ReduceScatterV of input statistics": "K-FAC communication",
+    "ReduceScatterV of other statistics": "K-FAC communication",
+}
+"""The stages that a step is measured in, and the published part that each belongs to."""
+COLLECTIVES = tuple(stage for stage, part in STAGES.items() if part.endswith("communication"))
 
 
-def transfer(
-    measured: Mapping[str, float],
-    source: NetworkCounts,
-    target: NetworkCounts,
-    ranks: int,
-    link: Link,
-    ownership: Ownership = "balanced",
+def stage_work(counts: NetworkCounts, owning_ranks: int, ownership: Ownership = "balanced") -> dict[str, float]:
+    """Return what each stage has to do on the busiest rank: operations, or bytes where bytes bound it.
+
+    Parameters
+    ----------
+    counts
+        Of the network on one rank.
+    owning_ranks
+        How many share inverses and updates; 1 for SGD.
+    ownership
+        Who inverts what; unit-wise normalizations.
+    """
+    owned = _busiest_share(counts, owning_ranks, ownership)
+    gradients, inputs = counts.gradient_bytes, counts.input_statistic_bytes
+    return {
+        "forward": counts.forward_flops,
+        "backward": counts.forward_flops,
+        "normalization": counts.normalization_bytes,
+        "AllReduce of gradients": gradients,
+        "ReduceScatterV of gradients": gradients,
+        "AllGatherV of weights": gradients,
+        "update": BYTES * sum(layer.parameters for layer in owned),
+        "factors": counts.factor_flops,
+        "sampled gradients": counts.forward_flops,
+        "inverses": sum(layer.inputs**3 + layer.outputs**3 for layer in owned) / 3,
+        "preconditioning": sum(layer.precondition_flops for layer in owned),
+        "ReduceScatterV of input statistics": inputs,
+        "ReduceScatterV of other statistics": counts.gradient_statistic_bytes("unit-wise"),
+    }
+
+
+def carry_over(
+    measured: Mapping[str, float], source: Mapping[str, float], target: Mapping[str, float]
 ) -> dict[str, float]:
-    """Predict the parts of a step on some ranks from those measured on one.
+    """Predict the stages of one step from those measured of another.
 
     Parameters
     ----------
     measured
-        Seconds of each part of a step on one rank; ``K-FAC`` is 0 for SGD.
+        Seconds of each stage; those that the step does not have are left out.
     source, target
-        Counts of the network measured and of the one to predict, on one rank.
-    ranks
-        To predict; each has the cores that the one measured had.
-    link
-        Measured between two ranks, see `fit_link`.
-    ownership
-        Who inverts what.
+        What `stage_work` says of the step measured and of the one to predict.
 
     Returns
     -------
     dict
-        Seconds of each part.
+        Seconds of each stage that was measured.
 
     Raises
     ------
     ValueError
-        A part is missing, or was measured as negative.
+        A measured time is negative or not a number.
     """
-    missing = [part for part in PARTS if not measured.get(part, -1.0) >= 0]
-    if missing:
-        raise ValueError(f"parts without a measured time: {', '.join(missing)}")
-    second_order = measured["K-FAC"] > 0
-    grown = {
-        "forward": target.forward_flops / source.forward_flops,
-        "backward": target.forward_flops / source.forward_flops,
-        "normalization": target.normalization_bytes / source.normalization_bytes,
-        "update": target.gradient_bytes / source.gradient_bytes,
-        "K-FAC": _second_order_flops(target, ranks, ownership) / _second_order_flops(source, 1, ownership),
-    }
-    parts = {part: measured[part] * grown.get(part, 0.0) for part in PARTS}
-    return parts | _communication(target, ranks, link, second_order)
+    wrong = [stage for stage, seconds in measured.items() if not seconds >= 0]
+    if wrong:
+        raise ValueError(f"stages without a measured time: {', '.join(wrong)}")
+    return {stage: seconds * target[stage] / source[stage] for stage, seconds in measured.items()}
 
 
-def fit_link(size: float, passes: int, ranks: int, seconds: float) -> Link:
-    """Return the link whose ring collectives take the measured seconds, its latency neglected.
-
-    Parameters
-    ----------
-    size
-        Bytes of the vector.
-    passes
-        2 of an all-reduce; 1 of a ReduceScatterV or AllGatherV.
-    ranks
-        On which it was measured; more than one.
-    seconds
-        Measured.
-    """
-    if ranks < 2 or seconds <= 0:
-        raise ValueError(f"a link is measured between at least two ranks and takes time, not {ranks} and {seconds} s")
-    return Link(0.0, passes * size * (ranks - 1) / ranks / seconds)
-
-
-def _second_order_flops(counts: NetworkCounts, ranks: int, ownership: Ownership) -> float:
-    owned = makespan([layer.owner_flops for layer in counts.layers], owners(counts, ranks, ownership))
-    return counts.factor_flops + owned
-
-
-def _communication(counts: NetworkCounts, ranks: int, link: Link, second_order: bool) -> dict[str, float]:
-    gradients = counts.gradient_bytes
-    if not second_order:
-        return {"SGD communication": all_reduce(gradients, ranks, link), "K-FAC communication": 0.0}
-    statistics = counts.input_statistic_bytes + counts.gradient_statistic_bytes("unit-wise")
-    shared = reduce_scatter(gradients, ranks, link) + all_gather(gradients, ranks, link)
-    return {"SGD communication": shared, "K-FAC communication": reduce_scatter(statistics, ranks, link)}
+def _busiest_share(counts: NetworkCounts, ranks: int, ownership: Ownership) -> list[LayerCounts]:
+    """Return the layers of the rank whose inverses and preconditioning take most operations."""
+    shares: list[list[LayerCounts]] = [[] for _ in range(ranks)]
+    for layer, owner in zip(counts.layers, owners(counts, ranks, ownership), strict=True):
+        shares[owner].append(layer)
+    return max(shares, key=lambda share: sum(layer.owner_flops for layer in share))

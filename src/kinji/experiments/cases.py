@@ -74,24 +74,27 @@ class H2ScalingCase:
 class StepBreakdownCase:
     """One training step of SGD and of K-FAC on some ranks, split into the seven published parts.
 
-    With a fabric (abci, ethernet) the step is not measured but modelled there, on 1 to 2,048 GPUs.
+    K-FAC is measured for each Fisher matrix with each kind of BatchNorm, with fresh and with stale statistics. Steps of
+    the predicted networks on the ranks are also modelled, from the network's step on one rank. A trace is a file for
+    Perfetto. Transformers count tokens instead of pixels. With a fabric (abci, ethernet) the step is not measured but
+    modelled there, on 1 to 2,048 GPUs.
     """
 
     experiment: ClassVar[str] = "step_breakdown"
-    packages: ClassVar[tuple[str, ...]] = (
-        "kfac",
-        "training/models",
-        "experiments/stopwatch",
-        "experiments/step_model",
-        "cost",
-    )
+    packages: ClassVar[tuple[str, ...]] = ("kfac", "training/models", "cost")
 
-    network: Literal["resnet18", "resnet50"] = "resnet50"
+    network: Literal["resnet18", "resnet50", "bert-base-block", "bert-large-block"] = "resnet50"
     ranks: int = 2
     fabric: str | None = None
+    fishers: tuple[Literal["empirical", "sampled"], ...] = ("empirical",)
+    batch_norms: tuple[Literal["unit-wise", "full"], ...] = ("unit-wise",)
+    predicted: tuple[Literal["resnet18", "resnet50", "bert-base-block", "bert-large-block"], ...] = ()
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     pixels: int = 64
+    tokens: int = 128
     batch_per_rank: int = 16
     repetitions: int = 3
+    trace: str | None = None
     seed: int = 0
 
 
@@ -169,9 +172,9 @@ def sources(experiment: str) -> tuple[str, ...]:
 
 
 def case_name(parameters: dict[str, Any]) -> str:
-    """Name a case by its scalar parameters, in the order given: ``n~1024_diagonal~natural``."""
+    """Name a case by its scalar parameters, in the order given: ``n~1024_diagonal~natural``, without slashes."""
     scalars = {k: v for k, v in parameters.items() if not isinstance(v, (list, tuple))}
-    return "_".join(f"{k}~{v}" for k, v in scalars.items()) or "default"
+    return "_".join(f"{k}~{v}" for k, v in scalars.items()).replace("/", "-") or "default"
 
 
 def as_parameters(case: Case) -> dict[str, Any]:

@@ -66,6 +66,41 @@ def predicted(model: float, last: float) -> pd.DataFrame:
     return rows("predicted step", *steps, ignored | {"held_out": False}, ignored | {"between_nodes": "ring"})
 
 
+def variants(**seconds: float) -> pd.DataFrame:
+    """Whole refreshing steps of variants of K-FAC."""
+    step = {"optimizer": "K-FAC", "refreshed": 1.0, "parts_timed": False, "record": "a"}
+    names = {"plain": ("empirical", "unit-wise"), "sampled": ("sampled", "unit-wise"), "full": ("empirical", "full")}
+    chosen = {name: dict(zip(("fisher", "batch_norm"), names[name], strict=True)) for name in seconds}
+    times = ({"repetition": k} | chosen[name] | {"step_seconds": s} for name, s in seconds.items() for k in range(3))
+    return rows("step", *(step | time for time in times))
+
+
+def exchanges(waited: float) -> pd.DataFrame:
+    """The first exchange of a K-FAC step on its own takes a second; in a whole step some of it is waited for."""
+    step = {"optimizer": "K-FAC", "refreshed": 1.0, "step_seconds": 9.0, "unattributed_seconds": 0.0}
+    pairs = [
+        step | {"repetition": k, "parts_timed": timed, "first_exchange_seconds": 1.0 if timed else waited}
+        for k in range(3)
+        for timed in (True, False)
+    ]
+    return rows("step", *pairs)
+
+
+def own_steps(network: str, stale: float) -> pd.DataFrame:
+    """Predicted steps of a second in two parts; stale K-FAC's take something else; another network is far off."""
+    kinds = [("SGD", 1.0, 1.05), ("K-FAC", 1.0, 0.95), ("K-FAC", 0.0, stale)]
+    step = {"batch_norm": None, "fisher": None, "predicted_network": network}
+    halves = [
+        step | {"optimizer": o, "refreshed": r, "repetition": k, "part": part} | seconds
+        for o, r, measured in kinds
+        for k in range(3)
+        for part in ("forward", "backward")
+        for seconds in [{"measured_seconds": measured / 2, "modelled_seconds": 0.5}]
+    ]
+    other = halves[0] | {"predicted_network": "bert-base-block", "modelled_seconds": 9.0}
+    return rows("own step", *halves, other)
+
+
 TRIANGLES = 4 * (6 + 15 + 4 * 3)
 
 SUPPORTING = {
@@ -80,6 +115,11 @@ SUPPORTING = {
     "step-superlinear-to-64-gpus": modelled(sgd=0.16, stale=0.01, fresh=0.1, sampled=0.2),
     "step-five-and-a-half-minutes": modelled(sgd=0.16, stale=0.01, fresh=0.1, sampled=0.2),
     "step-half-is-second-order-at-scale": modelled(sgd=0.16, stale=0.01, fresh=0.1, sampled=0.16),
+    "step-empirical-over-sampled-fisher": variants(plain=1.0, sampled=1.2),
+    "step-unit-wise-over-full-batch-norm": variants(plain=1.0, full=1.2),
+    "step-input-statistics-are-hidden": exchanges(waited=0.1),
+    "step-own-steps-are-predicted": own_steps("resnet50", stale=1.1),
+    "step-held-out-network-is-predicted": own_steps("resnet18", stale=1.1),
     "step-model-predicts-unseen-steps": predicted(model=1.05, last=1.2),
     "step-model-beats-last-value": predicted(model=1.05, last=1.2),
 }
@@ -95,6 +135,11 @@ CONTRADICTING = {
     "step-superlinear-to-64-gpus": modelled(sgd=0.16, stale=0.01, fresh=0.1, sampled=0.2, alone=0.1),
     "step-five-and-a-half-minutes": modelled(sgd=0.16, stale=0.1, fresh=0.1, sampled=0.2),
     "step-half-is-second-order-at-scale": modelled(sgd=0.16, stale=0.01, fresh=0.1, sampled=0.6),
+    "step-empirical-over-sampled-fisher": variants(plain=1.0, sampled=0.9),
+    "step-unit-wise-over-full-batch-norm": variants(plain=1.0, full=0.9),
+    "step-input-statistics-are-hidden": exchanges(waited=0.8),
+    "step-own-steps-are-predicted": own_steps("resnet50", stale=1.5),
+    "step-held-out-network-is-predicted": own_steps("resnet18", stale=1.5),
     "step-model-predicts-unseen-steps": predicted(model=0.7, last=1.2),
     "step-model-beats-last-value": predicted(model=0.7, last=1.2),
 }

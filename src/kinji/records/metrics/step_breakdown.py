@@ -1,8 +1,8 @@
 """What decides the claims on one step of K-FAC: shares of its time, bytes sent, balance, equality of rank counts.
 
-Every metric of a measured step looks at ResNet-50 on the largest number of ranks. Those of a modelled step are exact
-in the model; their intervals are as wide as the model's error on the published steps it was not fitted to (its 95th
-percentile).
+Every metric of a measured step looks at ResNet-50 on the largest number of ranks; K-FAC has the empirical Fisher matrix
+and unit-wise BatchNorm where not said otherwise. Those of a modelled step are exact in the model; their intervals are
+as wide as the model's error on the published steps it was not fitted to (its 95th percentile).
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ import pandas as pd
 from kinji.records.estimates import Estimate, exact, median_estimate
 from kinji.records.tables import load_reference
 
-STEP = ["optimizer", "rank", "repetition"]
+STEP = ["kind", "rank", "repetition"]
+FRESH, STALE = "K-FAC", "K-FAC, stale"
+KINDS = ("SGD", FRESH, STALE)
+"""Of steps: a stale one uses the statistics and inverses of an earlier step."""
 BYTES_PER_NUMBER = 4
 VARIANT = ["fisher", "batch_norm", "stale"]
 SAMPLED = {"fisher": "sampled", "batch_norm": "full", "refreshed": 1.0}
@@ -26,21 +29,54 @@ def second_order_share(table: pd.DataFrame) -> Estimate | None:
     shares = part_shares(table)
     if shares.empty:
         return None
-    return median_estimate((shares["K-FAC"] + shares["K-FAC communication"]).loc["K-FAC"].tolist())
+    return median_estimate((shares["K-FAC"] + shares["K-FAC communication"]).loc[FRESH].tolist())
 
 
 def unattributed_share(table: pd.DataFrame) -> Estimate | None:
-    """Return the share of a step that none of the seven parts explains, for the optimizer where it is larger."""
-    steps = timed_steps(table)
+    """Return the share of a step that none of the seven parts explains, worst of all kinds, networks and ranks."""
+    steps = with_kinds(table[table["quantity"].isin(["step", "calibration step"])])
+    steps = steps[steps["unattributed_seconds"].notna()] if len(steps) else steps
     if steps.empty:
         return None
-    shares = (steps["unattributed_seconds"] / steps["step_seconds"]).groupby(steps["optimizer"]).apply(list)
+    runs = [steps[name].fillna("") for name in ("record", "run", "kind") if name in steps.columns]
+    shares = (steps["unattributed_seconds"] / steps["step_seconds"]).abs().groupby(runs).apply(list)
     return max((median_estimate(share) for share in shares), key=lambda estimate: estimate.value)
+
+
+def hidden_exchange_share(table: pd.DataFrame) -> Estimate | None:
+    """Return the share of the exchange of the input statistics that nobody waits for in a whole step."""
+    steps = largest_case(table, "step")
+    if "first_exchange_seconds" not in steps.columns:
+        return None
+    fresh = steps[steps["kind"] == FRESH].set_index(["rank", "repetition"])
+    timed = fresh["parts_timed"].astype(bool)
+    on_its_own, waited = (fresh[chosen]["first_exchange_seconds"] for chosen in (timed, ~timed))
+    return median_estimate((1 - waited / on_its_own).tolist())
+
+
+def own_step_error(table: pd.DataFrame) -> Estimate | None:
+    """Return the relative error of ResNet-50's steps predicted from one rank, for the kind where it is largest."""
+    return _largest_error(own_steps(table), "resnet50")
+
+
+def held_out_network_error(table: pd.DataFrame) -> Estimate | None:
+    """Return the same for the steps of ResNet-18, predicted from those of ResNet-50."""
+    return _largest_error(own_steps(table), "resnet18")
+
+
+def empirical_over_sampled(table: pd.DataFrame) -> Estimate | None:
+    """Return the step with the empirical over that with the sampled Fisher matrix, BatchNorm unit-wise."""
+    return _variant_ratio(table, ("empirical", "unit-wise"), ("sampled", "unit-wise"))
+
+
+def unit_wise_over_full(table: pd.DataFrame) -> Estimate | None:
+    """Return the step with unit-wise over that with full BatchNorm, the Fisher matrix empirical."""
+    return _variant_ratio(table, ("empirical", "unit-wise"), ("empirical", "full"))
 
 
 def packed_over_triangles(table: pd.DataFrame) -> Estimate | None:
     """Return the bytes of statistics sent over those of a triangle, n (n + 1) / 2 numbers, of each matrix."""
-    sent, factors = _sent(table, "K-FAC", ("statistics",)), largest_case(table, "factor")
+    sent, factors = _sent(table, FRESH, ("statistics",)), largest_case(table, "factor")
     if not sent or factors.empty:
         return None
     triangles = (factors["matrices"] * factors["size"] * (factors["size"] + 1) / 2).sum()
@@ -49,7 +85,7 @@ def packed_over_triangles(table: pd.DataFrame) -> Estimate | None:
 
 def shared_traffic_over_sgd(table: pd.DataFrame) -> Estimate | None:
     """Return the bytes of K-FAC's gradients and weights over those of SGD's all-reduce, which passes twice."""
-    ours, sgd = _sent(table, "K-FAC", ("gradients", "weights")), _sent(table, "SGD", ("gradients",))
+    ours, sgd = _sent(table, FRESH, ("gradients", "weights")), _sent(table, "SGD", ("gradients",))
     return exact(ours / sgd) if ours and sgd else None
 
 
@@ -164,11 +200,23 @@ def _widened(table: pd.DataFrame, value: float) -> Estimate:
 
 
 def largest_case(table: pd.DataFrame, quantity: str) -> pd.DataFrame:
-    """Return the observations of one quantity for ResNet-50 on the most ranks."""
+    """Return the observations of one quantity for ResNet-50 on the most ranks, by kind of step."""
     if not {"network", "ranks"} <= set(table.columns):
         return table.iloc[:0]
     rows = table[(table["quantity"] == quantity) & (table["network"] == "resnet50")]
-    return rows[rows["ranks"] == rows["ranks"].max()]
+    return with_kinds(rows[rows["ranks"] == rows["ranks"].max()])
+
+
+def with_kinds(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the plain variant of K-FAC and of SGD, with the kind of their step (`KINDS`)."""
+    if "optimizer" not in rows.columns:
+        return rows
+    other = pd.Series(False, rows.index)
+    for column in ("fisher", "batch_norm"):
+        if column in rows.columns:
+            other |= rows[column].notna() & (rows[column] != PLAIN[column])
+    stale = rows["refreshed"] == 0 if "refreshed" in rows.columns else pd.Series(False, rows.index)
+    return rows[~other].assign(kind=rows["optimizer"].mask(stale, STALE))
 
 
 def timed_steps(table: pd.DataFrame) -> pd.DataFrame:
@@ -177,34 +225,65 @@ def timed_steps(table: pd.DataFrame) -> pd.DataFrame:
     return steps[steps["unattributed_seconds"].notna()] if len(steps) else steps
 
 
-def part_shares(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the share of each part (columns) in each step (rows: optimizer, rank, repetition)."""
+def part_seconds(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the seconds of each part (columns) in each step (rows: kind, rank, repetition)."""
     parts = largest_case(table, "part")
     if parts.empty:
         return parts
-    seconds = parts.pivot_table(index=STEP, columns="part", values="part_seconds")
-    return seconds.div(timed_steps(table).set_index(STEP)["step_seconds"], axis=0)
+    sums = parts.pivot_table(index=STEP, columns="part", values="part_seconds", aggfunc="sum")
+    return sums.fillna(0.0)
+
+
+def part_shares(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the share of each part (columns) in each step (rows: kind, rank, repetition)."""
+    parts = part_seconds(table)
+    return parts if parts.empty else parts.div(timed_steps(table).set_index(STEP)["step_seconds"], axis=0)
 
 
 def median_steps(table: pd.DataFrame) -> pd.DataFrame:
-    """Return, for each optimizer (rows), the parts of the one step whose time is the median: they add up to it."""
-    steps = timed_steps(table)
-    chosen = [of_one.sort_values("step_seconds").iloc[len(of_one) // 2] for _, of_one in steps.groupby("optimizer")]
-    parts = largest_case(table, "part").pivot_table(index=STEP, columns="part", values="part_seconds")
-    rows = {
-        step["optimizer"]: {
-            **parts.loc[tuple(step[STEP])],
-            "unattributed": step["unattributed_seconds"],
-            "whole step": step["step_seconds"],
-        }
-        for step in chosen
-    }
+    """Return, for each kind (rows), the parts of the one step whose time is the median: they add up to it."""
+    steps, parts = timed_steps(table), part_seconds(table)
+    rows = {}
+    for kind in [kind for kind in KINDS if kind in parts.index]:
+        of_kind = steps[steps["kind"] == kind].sort_values("step_seconds")
+        chosen = of_kind.iloc[len(of_kind) // 2]
+        rest = {"unattributed": chosen["unattributed_seconds"], "whole step": chosen["step_seconds"]}
+        rows[kind] = {**parts.loc[tuple(chosen[STEP])], **rest}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def _sent(table: pd.DataFrame, optimizer: str, contents: tuple[str, ...]) -> float:
+def own_steps(table: pd.DataFrame) -> pd.DataFrame:
+    """Return measured and modelled seconds (columns) of each predicted step (rows: network, kind, repetition)."""
+    rows = with_kinds(table[table["quantity"] == "own step"])
+    if rows.empty:
+        return rows
+    return rows.groupby(["predicted_network", "kind", "repetition"])[["measured_seconds", "modelled_seconds"]].sum()
+
+
+def _largest_error(steps: pd.DataFrame, network: str) -> Estimate | None:
+    if steps.empty or network not in steps.index:
+        return None
+    chosen = steps.loc[network]
+    errors = (chosen["modelled_seconds"] / chosen["measured_seconds"] - 1).abs().groupby("kind").apply(list)
+    worst = max((median_estimate(of_kind) for of_kind in errors), key=lambda estimate: estimate.value)
+    return Estimate(worst.value, worst.low, worst.high, modelled=True)
+
+
+def _variant_ratio(table: pd.DataFrame, one: tuple[str, str], other: tuple[str, str]) -> Estimate | None:
+    """Return the seconds of a whole refreshing step of one variant of K-FAC over another's, ResNet-50, most ranks."""
+    if not {"network", "fisher", "parts_timed"} <= set(table.columns):
+        return None
+    rows = table[(table["quantity"] == "step") & (table["network"] == "resnet50") & (table["refreshed"] == 1)]
+    rows = rows[(rows["ranks"] == rows["ranks"].max()) & ~rows["parts_timed"].astype(bool)]
+    seconds = rows.set_index(["fisher", "batch_norm", "record", "rank", "repetition"])["step_seconds"].sort_index()
+    if not {one, other} <= {key[:2] for key in seconds.index}:
+        return None
+    return median_estimate((seconds.loc[one] / seconds.loc[other]).dropna().tolist())
+
+
+def _sent(table: pd.DataFrame, kind: str, contents: tuple[str, ...]) -> float:
     rows = largest_case(table, "traffic")
     if rows.empty:
         return 0.0
-    chosen = rows[(rows["optimizer"] == optimizer) & rows["content"].isin(contents) & (rows["rank"] == 0)]
+    chosen = rows[(rows["kind"] == kind) & rows["content"].isin(contents) & (rows["rank"] == 0)]
     return float((chosen["vector_bytes"] * chosen["passes"]).sum())

@@ -1,4 +1,4 @@
-"""Seconds and share of each part of a step, SGD beside K-FAC."""
+"""Seconds and share of each part of a step, SGD beside K-FAC with fresh and with stale statistics."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ PARTS = ("forward", "backward", "normalization", "SGD communication", "update", 
 
 
 def summarize(table: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a part, then what no part explains and the whole step; of the median step of each optimizer."""
+    """Return one row a part, then what no part explains and the whole step; of the median step of each kind."""
     seconds = median_steps(table)[[*PARTS, "unattributed", "whole step"]].T
     shares = 100 * seconds / seconds.loc["whole step"]
     columns = {}
-    for optimizer in ("SGD", "K-FAC"):
-        columns[f"{optimizer} (s)"] = seconds[optimizer].map("{:.3f}".format)
-        columns[f"{optimizer} (%)"] = shares[optimizer].map("{:.1f}".format)
+    for kind in seconds.columns:
+        columns[f"{kind} (s)"] = seconds[kind].map("{:.3f}".format)
+        columns[f"{kind} (%)"] = shares[kind].map("{:.1f}".format)
     return pd.DataFrame(columns).rename_axis("part").reset_index()
