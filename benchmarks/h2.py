@@ -1,8 +1,9 @@
 """Side by side: H2-ULV, the library's solver and hmat-oss on 1/r over a sphere, with the DGEMM rate of the same run.
 
-``python benchmarks/h2.py [--json FILE] [--sizes 16384 65536] [--workers 1 2] [--repetitions 3]``
+``python benchmarks/h2.py [--json FILE] [--sizes 16384 65536] [--workers 1 2] [--repetitions 3] [--device cuda]``
 
-All sides run interleaved, on one thread unless workers are named. Error and rank stand beside every time.
+All sides run interleaved, on one thread unless workers are named, or on a GPU, without hmat-oss. Error and rank stand
+beside every time.
 
 - factorization and construction at fixed rank, theta 2, leaves of 256, on the published, dominant diagonal: `of DGEMM`
   is the rate by the published formula, which counts more than is executed here; `construct` is construction over that
@@ -37,7 +38,7 @@ from kinji.hmatrix import factorize as factorize_kernel
 from kinji.hmatrix.h2_ulv import factorize
 
 T = TypeVar("T")
-GEMM_SIZE = 2048
+GEMM_SIZE = {"cpu": 2048, "cuda": 8192}
 WARM_UP = 2048
 RANK, LEAF, THETA = 100, 256, 2.0
 SHARE = 0.6
@@ -49,16 +50,18 @@ def timed(work: Callable[[], T]) -> tuple[T, float]:
     """Return the result and the seconds of ``work``."""
     start = time.perf_counter()
     result = work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return result, time.perf_counter() - start
 
 
 class Problem:
     """Points, and a known solution with its exact right-hand side on one diagonal."""
 
-    def __init__(self, n: int, diagonal: float) -> None:
-        self.points = fibonacci_sphere(n)
+    def __init__(self, n: int, diagonal: float, device: str) -> None:
+        self.points = fibonacci_sphere(n, device=device)
         self.kernel = Kernel("laplace", diagonal=diagonal)
-        self.x = torch.randn(n, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        self.x = torch.randn(n, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(device)
         self.b = true_product(self.kernel, self.points, self.x)
 
     def error(self, solution: torch.Tensor) -> float:
@@ -68,8 +71,10 @@ class Problem:
 
 def measure_fixed_rank(problem: Problem, workers: int) -> dict[str, float]:
     """Return seconds, operations and error of H2-ULV at fixed rank."""
+    size, device = GEMM_SIZE[problem.points.device.type], problem.points.device
     with limited_to(workers):
-        a = np.random.default_rng(0).standard_normal((GEMM_SIZE, GEMM_SIZE))
+        a: Any = np.random.default_rng(0).standard_normal((size, size))
+        a = a if device.type == "cpu" else torch.from_numpy(a).to(device)  # NumPy's OpenBLAS, or cuBLAS
         _, dgemm = timed(lambda: a @ a)
         field, near = timed(
             lambda: build_near_field(problem.kernel, problem.points, theta=THETA, leaf_size=LEAF),
@@ -79,7 +84,7 @@ def measure_fixed_rank(problem: Problem, workers: int) -> dict[str, float]:
         solution, parallel = timed(lambda: solve(factor, problem.b))
         _, sequential = timed(lambda: solve(factor, problem.b, substitution="sequential"))
     return {
-        "DGEMM": dgemm,
+        "DGEMM flop/s": 2.0 * size**3 / dgemm,
         "construct": near + bases,
         "factorize": seconds,
         "substitute, parallel": parallel,
@@ -120,13 +125,16 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[8192, 16384, 32768, 65536])
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--openblas-as-it-is", action="store_true", help="do not look for OpenBLAS's fastest kernel")
     options = parser.parse_args()
-    if not options.openblas_as_it_is:
+    if options.device == "cuda":
+        options.workers = [1]
+    elif not options.openblas_as_it_is:
         restart_with_fastest_openblas()
     os.environ |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # for the peer
     with tempfile.TemporaryDirectory() as folder:
-        peer = build(Path(folder))
+        peer = build(Path(folder)) if options.device == "cpu" else "left out on a GPU"
         print(f"hmat-oss: {peer if isinstance(peer, str) else f'runs on {peer.blas}'}")
         sides = measure(options, peer)
     report(options, sides)
@@ -140,7 +148,7 @@ def measure(options: argparse.Namespace, peer: Peer | str) -> dict[tuple[str, in
     rounds = [(WARM_UP, -1), *((n, r) for n in options.sizes for r in range(options.repetitions))]
     for n, repetition in track(rounds, "H2", transient=True):
         if repetition <= 0:
-            dominant, natural = Problem(n, 1000.0 * math.sqrt(n)), Problem(n, 1.0)
+            dominant, natural = (Problem(n, diagonal, options.device) for diagonal in (1000.0 * math.sqrt(n), 1.0))
         found = {
             f"fixed rank, {workers} worker(s)": measure_fixed_rank(dominant, workers) for workers in options.workers
         }
@@ -163,7 +171,7 @@ def report(options: argparse.Namespace, sides: dict[tuple[str, int], dict[str, l
     first = options.workers[0]
     for n in options.sizes:
         one = median[f"fixed rank, {first} worker(s)", n]
-        at_dgemm = one["formula flops"] * one["DGEMM"] / (2.0 * GEMM_SIZE**3)
+        at_dgemm = one["formula flops"] / one["DGEMM flop/s"]
         print(
             f"\nN = {n}: factorization at {at_dgemm / one['factorize']:.2f} of DGEMM by the published formula,", end=" "
         )
@@ -182,7 +190,8 @@ def report(options: argparse.Namespace, sides: dict[tuple[str, int], dict[str, l
 
 def rows(side: tuple[str, int], values: dict[str, list[float]]) -> list[dict[str, Any]]:
     """Return the lines of one side at one N for machines."""
-    units = {"formula flops": "1", "error": "1", "iterations": "1", "largest rank": "1", "bytes per point": "B"}
+    units = dict.fromkeys(("formula flops", "error", "iterations", "largest rank"), "1")
+    units |= {"DGEMM flop/s": "1/s", "bytes per point": "B"}
     return [
         {
             "name": f"{side[0]}, N = {side[1]}, {name}",

@@ -130,6 +130,9 @@ def test_boxes_that_fail_are_told_apart(on):
     assert on.factorize(a.clone(), "cholesky").info.tolist() == [0, 3, 0, 0, 1]
     a[1, 2, 2] = 0.0
     assert on.factorize(a.clone(), "lu").info.tolist() == [0, 3, 0, 0, 0]
+    a[1, 2, 2] = a[4, 0, 0] = math.nan
+    for method in ("cholesky", "lu"):
+        assert on.factorize(a.clone(), method).info.tolist() == [0, 3, 0, 0, 1]
 
 
 PAIRS = torch.tensor([[i, i] for i in range(6)] + [[i, j] for i in range(6) for j in range(i) if (i + j) % 3])

@@ -101,25 +101,6 @@ def on_eager(field):
     return dataclasses.replace(field, on=eager, blocks=blocks)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@LIFTS
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-8), (torch.float32, 1e-3)])
-def test_a_gpu_gives_what_the_cpu_gives(lift, dtype, bound):
-    kernel, points, dense, x = sphere_problem(1100, diagonal=5.0)
-    b, solutions, logdets = dense @ x, [], []
-    for device in ("cpu", "cuda"):
-        field = build_near_field(kernel, points.to(device), leaf_size=32, dtype=dtype)
-        matrix = compress(field, rank=24)
-        factor = factorize(matrix, lift=lift)
-        assert relative_error(matrix.matvec(x.to(device)).cpu(), b) < 1e-2
-        solutions += [solve(factor, b.to(device), substitution=s).cpu() for s in ("parallel", "sequential")]
-        logdets.append(factor.logdet())
-    assert relative_error(solutions[2], solutions[0]) < bound
-    assert relative_error(solutions[3], solutions[1]) < bound
-    assert logdets[1] == pytest.approx(logdets[0], rel=bound)
-
-
 @pytest.mark.parametrize("fill_ins", ["sc22", "2023"])
 def test_with_fill_ins_the_error_falls_with_the_rank_and_without_it_does_not(fill_ins):
     options = [{"rank": rank, "fill_ins": f} for f in (fill_ins, "none") for rank in (24, 40, 56)]

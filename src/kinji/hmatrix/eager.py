@@ -1,5 +1,7 @@
 """The batched routines of `executor` in torch: cuBLAS and cuSOLVER batches on a GPU. Not yet run on a GPU.
 
+Nothing here waits for the device, but `interpolate` once, for the rank.
+
 Dimension letters: as in `executor`.
 """
 
@@ -42,14 +44,13 @@ def interpolate(
     for k in range(rank):
         squared, at = sketchBMZ[:, k:].square().sum(dim=2).max(dim=1)
         for rows in (sketchBMZ, orderBM, triangleBRM.mT):
-            rows[every, k], rows[every, k + at] = rows[every, k + at].clone(), rows[every, k].clone()
+            rows[:, k], rows[every, k + at] = rows[every, k + at], rows[:, k].clone()
         pivotBR[:, k] = squared.sqrt()
-        length = torch.where(squared > 0, pivotBR[:, k], 1.0)
-        triangleBRM[:, k, k] = length
-        sketchBMZ[:, k] /= length[:, None]
-        rest = sketchBMZ[:, k + 1 :]
-        triangleBRM[:, k, k + 1 :] = (rest @ sketchBMZ[:, k, :, None])[:, :, 0]
-        rest -= triangleBRM[:, k, k + 1 :, None] * sketchBMZ[:, None, k]
+        triangleBRM[:, k, k] = torch.where(squared > 0, pivotBR[:, k], 1.0)  # where nothing is left
+        sketchBMZ[:, k] /= triangleBRM[:, k, k, None]
+        pivotB1Z, rest = sketchBMZ[:, k : k + 1], sketchBMZ[:, k + 1 :]
+        triangleBRM[:, k, k + 1 :] = torch.bmm(pivotB1Z, rest.mT)[:, 0]
+        rest.baddbmm_(triangleBRM[:, k, k + 1 :, None], pivotB1Z, alpha=-1.0)
     kept = largest(max(1, int((pivotBR > tolerance * pivotBR[:, :1]).sum(dim=1).max())))
     triangle, rows = triangleBRM[:, :kept, :kept], triangleBRM[:, :kept, kept:]
     return orderBM, torch.linalg.solve_triangular(triangle, rows, upper=True).mT.contiguous()
@@ -64,25 +65,37 @@ def multiply(
     transpose_a: bool = False,
     transpose_b: bool = False,
 ) -> Tensor:
-    """See `executor.Executor`."""
-    a = a if left is None else a[left]
-    b = b if right is None else b[right]
-    return torch.bmm(a.mT if transpose_a else a, b.mT if transpose_b else b)
+    """Copy what the indices choose, a share of the memory at a time; see `executor.Executor`."""
+    a, b = a.mT if transpose_a else a, b.mT if transpose_b else b
+    if left is None and right is None:
+        return torch.bmm(a, b)
+    out = a.new_empty(len(a if left is None else left), a.shape[1], b.shape[2])
+    for batch in batches(len(out), a[:1].nbytes + b[:1].nbytes, a.device):
+        torch.bmm(_chosen(a, left, batch), _chosen(b, right, batch), out=out[batch])
+    return out
+
+
+def _chosen(matrices: Tensor, index: Tensor | None, batch: slice) -> Tensor:
+    return matrices[batch] if index is None else matrices[index[batch]]
 
 
 def factorize(aBCC: Tensor, method: Method) -> Factors:
     """See `executor.Executor`."""
     if method == "lu":
-        return Factors(*torch.linalg.lu_factor_ex(aBCC))
-    triangles, info = torch.linalg.cholesky_ex(aBCC)
-    return Factors(triangles, None, info)
+        triangles, pivots, info = torch.linalg.lu_factor_ex(aBCC)
+    else:
+        (triangles, info), pivots = torch.linalg.cholesky_ex(aBCC), None
+    not_finite = ~triangles.diagonal(dim1=1, dim2=2).isfinite()  # LAPACK and cuSOLVER go on with a NaN
+    first = not_finite.cumsum(dim=1).eq(0).sum(dim=1, dtype=info.dtype) + 1
+    return Factors(triangles, pivots, torch.where((info == 0) & not_finite.any(dim=1), first, info))
 
 
 def solve(factors: Factors, bBCK: Tensor) -> Tensor:
-    """See `executor.Executor`."""
-    if factors.pivots is None:
-        return torch.cholesky_solve(bBCK, factors.triangles)
-    return torch.linalg.lu_solve(factors.triangles, factors.pivots, bBCK)
+    """See `executor.Executor`; `torch.cholesky_solve` goes from box to box on a GPU if K > 1."""
+    if factors.pivots is not None:
+        return torch.linalg.lu_solve(factors.triangles, factors.pivots, bBCK)
+    half = torch.linalg.solve_triangular(factors.triangles, bBCK, upper=False)
+    return torch.linalg.solve_triangular(factors.triangles.mT, half, upper=True)
 
 
 def multiply_pairs(blocksPMM: Tensor, pairs: Tensor, xBMK: Tensor, own: int, part: Part = "both") -> Tensor:
@@ -93,6 +106,6 @@ def multiply_pairs(blocksPMM: Tensor, pairs: Tensor, xBMK: Tensor, own: int, par
         if part != "upper":
             out.index_add_(0, i, blocks @ xBMK[j])
         if part != "lower":
-            distinct = i != j
-            out.index_add_(0, j[distinct], blocks[distinct].mT @ xBMK[i[distinct]])
+            distinct = (i != j)[:, None, None]  # a product with zeros is cheaper than a choice of blocks
+            out.index_add_(0, j, blocks.mT @ (xBMK[i] * distinct))
     return out

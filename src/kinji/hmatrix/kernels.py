@@ -70,7 +70,7 @@ class Kernel:
         Tensor
             Entries, shape ``(..., P, Q)``.
         """
-        distance = torch.cdist(xP, yQ, compute_mode="donot_use_mm_for_euclid_dist")
+        distance = _distances(xP, yQ)
         self.entries += distance.numel()
         return _PROFILES[self.name](distance, self.length_scale)
 
@@ -79,6 +79,15 @@ class Kernel:
         block = self(xP, xP)
         block.diagonal(dim1=-2, dim2=-1).fill_(self.diagonal)
         return block
+
+
+def _distances(xP: Tensor, yQ: Tensor) -> Tensor:
+    # torch.cdist takes a block of threads for each distance on a GPU
+    squared = (xP[..., 0, None] - yQ[..., None, :, 0]).square_()
+    for axis in (1, 2):
+        difference = xP[..., axis, None] - yQ[..., None, :, axis]
+        squared.addcmul_(difference, difference)
+    return squared.sqrt_()
 
 
 def natural_diagonal(name: KernelName, cell_measure: float, length_scale: float = 1.0, *, dimension: int) -> float:

@@ -42,9 +42,14 @@ def solver_bytes(tree: ClusterTree, pairs: list[LevelPairs], *, ranks: tuple[int
 
 def check_memory(needed: int, device: torch.device, what: str) -> None:
     """Raise MemoryError if ``needed`` bytes are not free on the device, saying how many are."""
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    free = _free_on_gpu(device) if device.type == "cuda" else psutil.virtual_memory().available
     if needed > free:
         raise MemoryError(
             f"{what} need {needed / MEBIBYTE:,.0f} MiB and {free / MEBIBYTE:,.0f} MiB are free on {device}: "
             "lower the leaf size, the rank or the number of points"
         )
+
+
+def _free_on_gpu(device: torch.device) -> int:
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for its next tensors
+    return torch.cuda.mem_get_info(device)[0] + kept

@@ -152,7 +152,8 @@ class KernelSolver:
 
     def _linear_operator(self, apply: Any) -> LinearOperator:
         def columns(x: np.ndarray) -> np.ndarray:
-            return apply(torch.from_numpy(np.array(x, dtype=np.float64)).reshape(self.size, -1)).numpy(force=True)
+            columnsNK = torch.from_numpy(np.array(x, dtype=np.float64)).reshape(self.size, -1)
+            return apply(columnsNK.to(self.operator.field.blocks.device)).numpy(force=True)
 
         return LinearOperator((self.size, self.size), matvec=columns, matmat=columns, rmatvec=columns, dtype=np.float64)
 

@@ -23,7 +23,8 @@ Observations by ``quantity``:
 ``workers``
     Seconds of factorization and substitutions on some cores.
 
-``--device cuda`` has not yet been run on a GPU.
+With ``--device cuda`` the tiles are on the GPU as well, and workers, which are cores of a CPU, are refused. It has not
+yet been run on a GPU.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from dataclasses import replace
 
 from numpy.linalg import LinAlgError
 
+from kinji.errors import KinjiError
 from kinji.experiments.cases import H2ScalingCase
 from kinji.experiments.context import Context
 from kinji.experiments.h2_scaling.problem import Row, build_problem, describe_problem, judge
@@ -69,9 +71,13 @@ def measure(case: H2ScalingCase, context: Context) -> Iterator[Row]:
 
     Raises
     ------
+    KinjiError
+        If workers are asked for on a GPU.
     numpy.linalg.LinAlgError
         If that happens to the tiles, to the library's solver or in a sweep.
     """
+    if case.workers and context.device != "cpu":
+        raise KinjiError(f"workers = {case.workers} are cores of a CPU: leave them out with --device {context.device}.")
     warm_up(case, context.device)
     problem = build_problem(case, context.device)
     residual = case.tolerance
