@@ -102,6 +102,7 @@ def step_with_a_layer_that_has_no_inverse(communicator: Communicator) -> bool:
     """One owner meets a factor without an inverse and goes on with the first-order rule."""
     model, optimizer, before = one_step(communicator)
     optimizer.blocks[-1].invert = lambda *_: (_ for _ in ()).throw(torch.linalg.LinAlgError("singular"))
+    optimizer.blocks[-1].mend = optimizer.blocks[-1].invert
     moved = failure(optimizer) == "" and not torch.equal(before[-1], model[-1].bias)
     return moved and all(parameter.isfinite().all() for parameter in model.parameters())
 
@@ -116,7 +117,7 @@ def inputs_travel_during_the_backward_pass(communicator: Communicator) -> list[b
     def note(statistic: Any, *arguments: Any) -> None:
         accumulate(statistic, *arguments)
         if statistic == (optimizer.blocks[0], 1):
-            seen.append(optimizer._under_way is not None)
+            seen.append(optimizer._gathering.under_way)
 
     optimizer.accumulate = note  # type: ignore[method-assign]
     for _ in range(2):

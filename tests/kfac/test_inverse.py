@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
 
 from kinji.kfac import cholesky
-from kinji.kfac.cholesky import prepare, solve
+from kinji.kfac.blocks import fisher_blocks
+from kinji.kfac.cholesky import mend, prepare, solve
 from kinji.kfac.inverse import (
     damping_shifts,
     eigen_form,
@@ -26,7 +28,8 @@ def gram(n: int, samples: int, seed: int, groups: tuple[int, ...] = ()) -> torch
 
 def prepared(factor: torch.Tensor, shift: torch.Tensor, name: str = "") -> torch.Tensor:
     out = torch.full_like(factor, torch.nan)
-    prepare(factor, shift, name, out)
+    if not prepare(factor, shift, out):
+        mend(factor, shift, name, out)
     return out
 
 
@@ -116,7 +119,7 @@ def test_unit_wise_inverse_is_the_inverse_of_the_masked_dense_matrix(damping):
     masked = full * torch.kron(identity(4), torch.ones(2, 2)) + damping * identity(8)
     blocks = torch.stack([full.diagonal()[0::2], full.diagonal(1)[0::2], full.diagonal()[1::2]])
     scale, shift = torch.randn(2, 4, dtype=torch.float64)
-    ours = precondition_unit_wise(scale, shift, unit_wise_inverse(blocks, damping, "bn"))
+    ours = precondition_unit_wise(scale, shift, unit_wise_inverse(blocks, damping))
     reference = torch.linalg.solve(masked, torch.stack([scale, shift], dim=1).flatten()).view(4, 2)
     torch.testing.assert_close(torch.stack(ours, dim=1), reference, rtol=1e-10, atol=1e-10)
 
@@ -124,10 +127,14 @@ def test_unit_wise_inverse_is_the_inverse_of_the_masked_dense_matrix(damping):
 def test_perfectly_correlated_channels_stay_positive_in_single_precision():
     scale, shift = 1e3 * torch.rand(2, 100, generator=torch.Generator().manual_seed(8))
     correlated = torch.stack([scale * scale, scale * shift, shift * shift])  # determinants are rounding errors
-    inverse = unit_wise_inverse(correlated, 1e-4, "bn")
+    inverse = unit_wise_inverse(correlated, 1e-4)
     assert (inverse[0] > 0).all() and (inverse[2] > 0).all()
 
 
 def test_singular_channel_without_damping_is_refused_by_name():
-    with pytest.raises(torch.linalg.LinAlgError, match="bn1"):
-        unit_wise_inverse(torch.ones(3, 1), 0.0, "bn1")
+    (block,) = fisher_blocks(nn.Sequential(nn.BatchNorm1d(4)))
+    singular, memory = [torch.ones(3, 4)], block.new_inverse()
+    assert not block.invert(singular, 0.0, memory)
+    with pytest.raises(torch.linalg.LinAlgError, match=r"0: the damped block has no inverse; damping is 0\.0"):
+        block.mend(singular, 0.0, memory)
+    assert block.invert(singular, 1e-3, memory)

@@ -14,7 +14,7 @@ MPIEXEC = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shut
 
 @pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec on this machine")
 def test_mpi_ranks_equal_one():
-    command = [str(MPIEXEC), "-n", "8", sys.executable, "-m", "tests.kfac.distributed"]
+    command = [str(MPIEXEC), "-n", "8", sys.executable, "-m", "mpi4py", "-m", "tests.kfac.distributed"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     root = Path(__file__).parents[2]
     run = subprocess.run(command, capture_output=True, text=True, timeout=250, cwd=root, env=environment)

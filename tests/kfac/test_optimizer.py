@@ -113,7 +113,7 @@ def train(model: nn.Module, optimizer: KFAC, seeds: range) -> list[Tensor]:
 
 
 def statistics(optimizer: KFAC) -> list[Tensor]:
-    return [tensor for state in optimizer.block_states.values() for tensor in state.statistics]
+    return [tensor for state in optimizer.curvature.states.values() for tensor in state.statistics]
 
 
 def test_momentum_is_the_previous_change_of_the_weights():
@@ -309,13 +309,13 @@ def test_non_finite_statistic_is_not_taken_and_raises_the_damping_of_its_layer()
     optimizer = KFAC(model, lr=0.05)
     train(model, optimizer, range(2))
     block = optimizer.blocks[2]
-    before = [tensor.clone() for tensor in optimizer.block_states[block].statistics]
+    before = [tensor.clone() for tensor in optimizer.curvature.states[block].statistics]
     optimizer.zero_grad()
     functional.cross_entropy(model(batch(2)[0]), batch(2)[1]).backward()
-    optimizer._sums[block, 0][1, 1] = torch.nan
+    optimizer._gathering.sums[block, 0][1, 1] = torch.nan
     with pytest.warns(UserWarning, match="4: a statistic is not finite"):
         optimizer.step()
-    state = optimizer.block_states[block]
+    state = optimizer.curvature.states[block]
     assert torch.equal(state.statistics[0], before[0]) and not torch.equal(state.statistics[1], before[1])
     assert all(w.isfinite().all() for w in train(model, optimizer, range(3, 5)))
     assert state.raised == 1
@@ -326,7 +326,7 @@ def test_first_statistic_that_is_not_finite_leaves_its_layer_to_the_first_order_
     optimizer = KFAC(model, lr=0.05, momentum=0.0)
     functional.cross_entropy(model(batch(2)[0]), batch(2)[1]).backward()
     expected = model[4].weight.detach() - 0.05 * model[4].weight.grad
-    optimizer._sums[optimizer.blocks[2], 1][0, 0] = torch.inf
+    optimizer._gathering.sums[optimizer.blocks[2], 1][0, 0] = torch.inf
     with pytest.warns(UserWarning, match="not finite"):
         optimizer.step()
     torch.testing.assert_close(model[4].weight.detach(), expected)
@@ -335,7 +335,8 @@ def test_first_statistic_that_is_not_finite_leaves_its_layer_to_the_first_order_
 def test_block_that_cannot_be_inverted_follows_the_first_order_rule():
     model = network()
     optimizer = KFAC(model, lr=0.05)
-    optimizer.blocks[0].invert = lambda *_: (_ for _ in ()).throw(torch.linalg.LinAlgError("0: factor A"))
+    optimizer.blocks[0].invert = lambda *_: torch.tensor(False)
+    optimizer.blocks[0].mend = lambda *_: (_ for _ in ()).throw(torch.linalg.LinAlgError("0: factor A"))
     with pytest.warns(UserWarning, match="0: factor A; 0 follows the first-order rule"):
         weights = train(model, optimizer, range(2))
     assert all(weight.isfinite().all() for weight in weights)
@@ -449,7 +450,7 @@ def test_nothing_is_formed_without_gradients():
     with torch.no_grad():
         model(batch(0)[0])
     model(batch(0)[0])
-    assert not optimizer._passes
+    assert not optimizer._gathering.formed
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,11 @@
 
 import torch
 
-from kinji.kfac.staleness import Clock, next_interval
+from kinji.kfac.staleness import Clock, next_intervals
+
+
+def next_interval(clock, fresh, before, alpha):
+    return next_intervals([clock], [fresh], [before], alpha)[0]
 
 
 def intervals(stream, steps, alpha=0.1):

@@ -65,8 +65,13 @@ class Block:
         """Return memory for the inverse of the block."""
         return []
 
-    def invert(self, averaged: Sequence[Tensor], damping: float, out: Sequence[Tensor]) -> None:
-        """Invert the damped block; `torch.linalg.LinAlgError` if no damping helps."""
+    def invert(self, averaged: Sequence[Tensor], damping: float, out: Sequence[Tensor]) -> Tensor:
+        """Invert the damped block and return whether that went well (), left on the device; `mend` it if not."""
+        raise NotImplementedError
+
+    def mend(self, averaged: Sequence[Tensor], damping: float, out: Sequence[Tensor]) -> None:
+        """Invert by slower means; `torch.linalg.LinAlgError` if no damping helps."""
+        raise torch.linalg.LinAlgError(f"{self.name}: the damped block has no inverse; damping is {damping}")
 
     def precondition(self, gradients: Sequence[Tensor], inverted: Sequence[Tensor]) -> list[Tensor]:
         """Multiply the gradients of the parameters by the inverse of the block, into new memory."""
@@ -125,11 +130,18 @@ class KroneckerBlock(Block):
         """Return memory for the prepared ``A`` and ``G``."""
         return [self.new_statistic(k) for k in (0, 1)]
 
-    def invert(self, averaged: Sequence[Tensor], damping: float, out: Sequence[Tensor]) -> None:
+    def invert(self, averaged: Sequence[Tensor], damping: float, out: Sequence[Tensor]) -> Tensor:
         """Prepare the damped ``A`` and ``G``."""
         shifts = inverse.damping_shifts(averaged[0], averaged[1], damping)
+        good_a, good_g = map(cholesky.prepare, averaged, shifts, out)
+        return good_a & good_g
+
+    def mend(self, averaged: Sequence[Tensor], damping: float, out: Sequence[Tensor]) -> None:
+        """Prepare again what could not be."""
+        shifts = inverse.damping_shifts(averaged[0], averaged[1], damping)
         for factor, shift, letter, memory in zip(averaged, shifts, "AG", out, strict=True):
-            cholesky.prepare(factor, shift, f"{self.name}: factor {letter}", memory)
+            if not cholesky.prepare(factor, shift, memory):
+                cholesky.mend(factor, shift, f"{self.name}: factor {letter}", memory)
 
     def precondition(self, gradients: Sequence[Tensor], inverted: Sequence[Tensor]) -> list[Tensor]:
         """Multiply by ``(G (x) A)^-1``, the bias's gradient being the last column."""
@@ -153,12 +165,17 @@ class EigenBlock(KroneckerBlock):
         factors = [self.new_statistic(k) for k in (0, 1)]
         return [part for f in factors for part in (f, f.new_empty(f.shape[:-1]))] + [factors[0].new_empty(())]
 
-    def invert(self, averaged: Sequence[Tensor], damping: float, out: Sequence[Tensor]) -> None:
-        """Find the eigenvalues and eigenvectors of ``A`` and ``G``."""
+    def invert(self, averaged: Sequence[Tensor], damping: float, out: Sequence[Tensor]) -> Tensor:
+        """Find the eigenvalues and eigenvectors of ``A`` and ``G``; `torch.linalg.LinAlgError` if there are none."""
         a, g = (inverse.eigen_form(f, f"{self.name}: factor {x}") for f, x in zip(averaged, "AG", strict=True))
         for memory, part in zip(out, (*a, *g), strict=False):
             memory.copy_(part)
         out[-1].fill_(damping)
+        return out[-1].isfinite()
+
+    def mend(self, averaged: Sequence[Tensor], damping: float, out: Sequence[Tensor]) -> None:
+        """Try again, to say what is wrong."""
+        self.invert(averaged, damping, out)
 
     def _solve(self, gradient_oi: Tensor, inverted: Sequence[Tensor]) -> Tensor:
         vectors_a, values_a, vectors_g, values_g, damping = inverted
@@ -200,11 +217,16 @@ class EmbeddingBlock(Block):
         """Return memory for the inverse of ``A``'s diagonal and the prepared ``G``."""
         return [self.new_statistic(k) for k in (0, 1)]
 
-    def invert(self, averaged: Sequence[Tensor], damping: float, out: Sequence[Tensor]) -> None:
+    def invert(self, averaged: Sequence[Tensor], damping: float, out: Sequence[Tensor]) -> Tensor:
         """Invert the damped ``A`` and prepare the damped ``G``."""
         shift_a, shift_g = inverse.damping_shifts(averaged[0], averaged[1], damping)
         torch.reciprocal(averaged[0] + shift_a, out=out[0])
-        cholesky.prepare(averaged[1], shift_g, f"{self.name}: factor G", out[1])
+        return cholesky.prepare(averaged[1], shift_g, out[1])
+
+    def mend(self, averaged: Sequence[Tensor], damping: float, out: Sequence[Tensor]) -> None:
+        """Prepare ``G`` again."""
+        _, shift_g = inverse.damping_shifts(averaged[0], averaged[1], damping)
+        cholesky.mend(averaged[1], shift_g, f"{self.name}: factor G", out[1])
 
     def precondition(self, gradients: Sequence[Tensor], inverted: Sequence[Tensor]) -> list[Tensor]:
         """Multiply each entry's gradient by ``G^-1`` and its own number."""
@@ -238,9 +260,10 @@ class NormalizationBlock(Block):
         """Return memory for the inverse."""
         return [self.new_statistic(0)]
 
-    def invert(self, averaged: Sequence[Tensor], damping: float, out: Sequence[Tensor]) -> None:
+    def invert(self, averaged: Sequence[Tensor], damping: float, out: Sequence[Tensor]) -> Tensor:
         """Invert the damped matrix."""
         self._invert(averaged[0], self.multiplier * damping, out[0])
+        return out[0].isfinite().all()
 
     def precondition(self, gradients: Sequence[Tensor], inverted: Sequence[Tensor]) -> list[Tensor]:
         """Multiply the gradients by the inverse."""
@@ -270,7 +293,7 @@ class UnitWiseBlock(NormalizationBlock):
         return statistics.unit_wise_fisher(scale_mp, shift_mp)
 
     def _invert(self, fisher: Tensor, damping: float, out: Tensor) -> None:
-        out.copy_(inverse.unit_wise_inverse(fisher, damping, self.name))
+        out.copy_(inverse.unit_wise_inverse(fisher, damping))
 
     def _solve(self, gradients: Sequence[Tensor], inverted: Tensor) -> Sequence[Tensor]:
         return inverse.precondition_unit_wise(gradients[0], gradients[1], inverted)
@@ -288,8 +311,6 @@ class DiagonalBlock(NormalizationBlock):
 
     def _invert(self, fisher: Tensor, damping: float, out: Tensor) -> None:
         torch.reciprocal(fisher + damping, out=out)
-        if not out.isfinite().all():
-            raise torch.linalg.LinAlgError(f"{self.name}: a diagonal entry has no inverse; damping is {damping}")
 
     def _solve(self, gradients: Sequence[Tensor], inverted: Tensor) -> Sequence[Tensor]:
         return [gradient * number for gradient, number in zip(gradients, inverted, strict=True)]
@@ -313,8 +334,16 @@ class FullBlock(NormalizationBlock):
         rows_mn = torch.cat([scale_mp, shift_mp][: len(self.parameters)], dim=1)
         return (rows_mn.T @ rows_mn) * len(rows_mn)
 
-    def _invert(self, fisher: Tensor, damping: float, out: Tensor) -> None:
-        cholesky.prepare(fisher, fisher.new_tensor(damping), self.name, out)
+    def invert(self, averaged: Sequence[Tensor], damping: float, out: Sequence[Tensor]) -> Tensor:
+        """Prepare the damped matrix."""
+        return cholesky.prepare(averaged[0], self._shift(averaged[0], damping), out[0])
+
+    def mend(self, averaged: Sequence[Tensor], damping: float, out: Sequence[Tensor]) -> None:
+        """Prepare it again."""
+        cholesky.mend(averaged[0], self._shift(averaged[0], damping), self.name, out[0])
+
+    def _shift(self, fisher: Tensor, damping: float) -> Tensor:
+        return torch.full((), self.multiplier * damping, dtype=fisher.dtype, device=fisher.device)
 
     def _solve(self, gradients: Sequence[Tensor], inverted: Tensor) -> Sequence[Tensor]:
         solved = cholesky.solve(inverted, torch.cat(list(gradients))[:, None])[:, 0]

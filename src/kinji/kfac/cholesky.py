@@ -1,9 +1,9 @@
 """Damped factors of the Fisher blocks made ready to be solved with.
 
-A factor of one block is inverted by LAPACK. A larger one keeps its Cholesky factor in blocks, with the diagonal blocks
-inverted, so that factoring (``n^3 / 3`` operations) and both substitutions (those of one product with an inverse) are
-nearly all matrix products, which run several times faster than LAPACK's triangular solves; the inverse, another
-``2 n^3 / 3`` operations, is never formed.
+A small factor is inverted, and on a CUDA device any. A larger one keeps its Cholesky factor in blocks, with the
+diagonal blocks inverted, so that factoring (``n^3 / 3`` operations) and both substitutions (those of one product with
+an inverse) are nearly all matrix products, which run several times faster than LAPACK's triangular solves; the inverse,
+another ``2 n^3 / 3`` operations, is never formed.
 
 Dimension letters: n size of a factor, r right-hand sides; ... groups of a convolution, if any.
 """
@@ -27,7 +27,7 @@ BLOCK = 256
 """Rows of a block of a larger one."""
 
 
-def prepare(factor: Tensor, shift: Tensor, name: str, out: Tensor) -> None:
+def prepare(factor: Tensor, shift: Tensor, out: Tensor) -> Tensor:
     """Make ``factor + shift I`` ready for `solve`.
 
     Parameters
@@ -35,33 +35,46 @@ def prepare(factor: Tensor, shift: Tensor, name: str, out: Tensor) -> None:
     factor : (..., n, n)
         Symmetric positive semi-definite.
     shift : (...)
-        Its damping. A factor that rounding has made indefinite is given ten times more until it is not, with a
-        warning.
-    name
-        What to call it in a message.
+        Its damping.
     out : (..., n, n)
         Memory of the result.
+
+    Returns
+    -------
+    ()
+        Whether that went well, left on the device, as a host that waits for each factor keeps a GPU idle; `mend` it
+        if not.
+    """
+    definite = _in_place(_damp(out.copy_(factor), shift))
+    return definite & _solves(factor, shift, out)
+
+
+def mend(factor: Tensor, shift: Tensor, name: str, out: Tensor) -> None:
+    """Do what `prepare` could not, in double precision.
+
+    A factor that rounding has made indefinite is given ten times the damping until it is not, with a warning that
+    calls it by ``name``. Other parameters are those of `prepare`.
 
     Raises
     ------
     torch.linalg.LinAlgError
         The factor stays indefinite, or is not finite.
     """
-    if _prepared(factor, shift, out):
-        return
-    mean = factor.diagonal(dim1=-2, dim2=-1).abs().mean(-1)
-    shift = torch.maximum(shift, torch.finfo(factor.dtype).eps * mean)
-    for _ in range(ATTEMPTS if factor.isfinite().all() else 0):
-        shift = 10 * shift
-        if _prepared(factor, shift, out):
-            warnings.warn(f"{name} is indefinite; its damping was raised to {shift.max().item():.3g}", stacklevel=2)
+    least = torch.finfo(factor.dtype).eps * factor.diagonal(dim1=-2, dim2=-1).abs().mean(-1)
+    for attempt in range(ATTEMPTS if factor.isfinite().all() else 0):
+        double = _damp(factor.to(torch.float64, copy=True), shift)
+        definite = _in_place(double)
+        if definite and out.copy_(double).isfinite().all():
+            if attempt:
+                warnings.warn(f"{name} is indefinite; its damping was raised to {shift.max().item():.3g}", stacklevel=2)
             return
+        shift = 10 * torch.maximum(shift, least)
     raise torch.linalg.LinAlgError(f"{name} is not finite or not positive semi-definite; no damping mends it")
 
 
 def solve(prepared: Tensor, right_nr: Tensor) -> Tensor:
     """Apply the inverse of a prepared factor to right-hand sides (..., n, r)."""
-    if prepared.shape[-1] <= INVERTED:
+    if _is_inverted(prepared):
         return times_transposed(prepared, right_nr.mT)
     solution_nr = right_nr.clone(memory_format=torch.contiguous_format)
     blocks = _blocks(prepared)
@@ -72,16 +85,8 @@ def solve(prepared: Tensor, right_nr: Tensor) -> Tensor:
     return solution_nr
 
 
-def _prepared(factor: Tensor, shift: Tensor, out: Tensor) -> bool:
-    """Prepare a damped factor and tell whether that went well; single precision is tried again in double."""
-    if _in_place(_damp(out.copy_(factor), shift)) and _solves(factor, shift, out):
-        return True
-    if factor.dtype == torch.float64:
-        return False
-    double = _damp(factor.double(), shift)
-    definite = _in_place(double)
-    out.copy_(double)
-    return definite and bool(out.isfinite().all())
+def _is_inverted(matrix: Tensor) -> bool:
+    return matrix.is_cuda or matrix.shape[-1] <= INVERTED
 
 
 def _damp(matrix: Tensor, shift: Tensor) -> Tensor:
@@ -89,39 +94,40 @@ def _damp(matrix: Tensor, shift: Tensor) -> Tensor:
     return matrix
 
 
-def _solves(factor: Tensor, shift: Tensor, prepared: Tensor) -> bool:
+def _solves(factor: Tensor, shift: Tensor, prepared: Tensor) -> Tensor:
     """Whether the damped factor times the solution gives a vector back."""
     probe_n1 = torch.arange(factor.shape[-1], dtype=factor.dtype, device=factor.device).cos()[:, None]
     solution_n1 = solve(prepared, probe_n1.expand(*factor.shape[:-1], 1))
     residual_n1 = factor @ solution_n1 + shift[..., None, None] * solution_n1 - probe_n1
-    return bool((residual_n1.norm(dim=(-2, -1)) <= RESIDUAL * probe_n1.norm()).all())
+    return (residual_n1.norm(dim=(-2, -1)) <= RESIDUAL * probe_n1.norm()).all()
 
 
-def _in_place(matrix: Tensor) -> bool:
+def _in_place(matrix: Tensor) -> Tensor:
     """Prepare a positive definite matrix; False, and nothing of use, if it is not definite."""
-    if matrix.shape[-1] <= INVERTED:
-        lower, failed = torch.linalg.cholesky_ex(matrix)
-        if failed.any():
-            return False
-        matrix.copy_(torch.cholesky_inverse(lower))
-        return True
-    return all(_factor_column(matrix, rows) for rows in _blocks(matrix))
+    if not _is_inverted(matrix):
+        return torch.stack([_factor_column(matrix, rows) for rows in _blocks(matrix)]).all()
+    inverted, definite = _inverse_of_factor(matrix)
+    matrix.copy_(times_transposed(inverted.mT, inverted.mT))
+    return definite
 
 
-def _factor_column(matrix: Tensor, rows: slice) -> bool:
+def _inverse_of_factor(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the inverse of the Cholesky factor, and whether there is one."""
+    lower, failed = torch.linalg.cholesky_ex(matrix)
+    identity = torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device).expand_as(lower)
+    return torch.linalg.solve_triangular(lower, identity, upper=False), (failed == 0).all()
+
+
+def _factor_column(matrix: Tensor, rows: slice) -> Tensor:
     """Turn a column of blocks into one of the Cholesky factor, mirrored, from those to its left."""
     below, left = slice(rows.stop, None), slice(0, rows.start)
     done = matrix[..., rows, left]
     matrix[..., rows.start :, rows] -= times_transposed(matrix[..., rows.start :, left], done)
-    lower, failed = torch.linalg.cholesky_ex(matrix[..., rows, rows])
-    if failed.any():
-        return False
-    identity = torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device).expand_as(lower)
-    inverted = torch.linalg.solve_triangular(lower, identity, upper=False)
+    inverted, definite = _inverse_of_factor(matrix[..., rows, rows])
     matrix[..., rows, rows] = inverted
     matrix[..., below, rows] = times_transposed(matrix[..., below, rows], inverted)
     matrix[..., rows, below] = matrix[..., below, rows].mT
-    return True
+    return definite
 
 
 def _substitute(prepared: Tensor, solution_nr: Tensor, rows: slice, known: slice, *, lower: bool) -> None:

@@ -69,7 +69,7 @@ def precondition_eigen(
     return times_transposed(vectors_oo, times_transposed(vectors_ii, rotated_oi))
 
 
-def unit_wise_inverse(fisher_3p: Tensor, damping: float, name: str) -> Tensor:
+def unit_wise_inverse(fisher_3p: Tensor, damping: float) -> Tensor:
     """Invert ``F + damping I`` for each 2 x 2 matrix in closed form.
 
     Parameters
@@ -80,21 +80,13 @@ def unit_wise_inverse(fisher_3p: Tensor, damping: float, name: str) -> Tensor:
     Returns
     -------
     (3, p)
-        Upper triangles of the inverses.
-
-    Raises
-    ------
-    torch.linalg.LinAlgError
-        A matrix is singular (only without damping) or not finite.
+        Upper triangles of the inverses; not finite for a matrix that is singular (only without damping) or not finite.
     """
     scale_p, cross_p, shift_p = fisher_3p
     # a Gram matrix's determinant is not negative, but its rounding may be
     gram_p = (scale_p * shift_p - cross_p * cross_p).clamp_min(0)
     determinant_p = gram_p + damping * (scale_p + shift_p) + damping * damping
-    inverse_3p = torch.stack([shift_p + damping, -cross_p, scale_p + damping]) / determinant_p
-    if not inverse_3p.isfinite().all():
-        raise torch.linalg.LinAlgError(f"{name}: a 2 x 2 matrix has no inverse; damping is {damping}")
-    return inverse_3p
+    return torch.stack([shift_p + damping, -cross_p, scale_p + damping]) / determinant_p
 
 
 def precondition_unit_wise(scale_p: Tensor, shift_p: Tensor, inverse_3p: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,33 +18,31 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import warnings
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, astuple
+from dataclasses import astuple
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import Parameter
 
+from kinji.kfac import faults
 from kinji.kfac.blocks import Batch, Block, InverseForm, KroneckerBlock, NormalizationRule, fisher_blocks
 from kinji.kfac.communicator import Communicator, Exchange, Parcel, SerialCommunicator
+from kinji.kfac.curvature import Curvature
 from kinji.kfac.fisher import FisherKind, Likelihood, output_gradients
+from kinji.kfac.gathering import Gathering, Statistic
 from kinji.kfac.options import grouped_parameters, refuse_choices, refuse_group
 from kinji.kfac.ownership import OwnershipRule, assign_owners
-from kinji.kfac.packing import split_like, unpack
+from kinji.kfac.packing import split_like
 from kinji.kfac.recorder import Recorder
-from kinji.kfac.staleness import Adaptive, Clock, next_interval
-from kinji.kfac.state import BlockState, on_device, portable
-from kinji.kfac.update import MomentumRule, RescalingRule, rescaled, velocity
+from kinji.kfac.staleness import Adaptive, Clock
+from kinji.kfac.state import portable
+from kinji.kfac.update import MomentumRule, RescalingRule, rescaled, velocities
 
 logger = logging.getLogger(__name__)
 
-Statistic = tuple[Block, int]
-"""A block and the number of one of its statistics."""
-Proposal = list[tuple[Tensor, Tensor]]
-"""New weight and velocity of each parameter of a block."""
+Proposal = tuple[list[Tensor], list[Tensor]]
+"""New weights of the parameters that a rank owns, and their changes."""
 
 
 class KFAC(torch.optim.Optimizer):
@@ -54,7 +52,7 @@ class KFAC(torch.optim.Optimizer):
 
     The update is ``w += -lr (F^-1 g + weight_decay w) + momentum v``, where ``v`` is the previous change of
     ``w``. The loss must be the mean over the batch, the first dimension of each layer's input. Every supported layer
-    is called once per forward pass. Models on CUDA devices take the same path; not yet run on a GPU.
+    is called once per forward pass.
 
     Parameters
     ----------
@@ -102,6 +100,8 @@ class KFAC(torch.optim.Optimizer):
     statistics_dtype
         Half precision to which operands of the factors are rounded, and in which statistics travel; sums are formed in
         full precision. None to leave them as they are.
+    overlap
+        Whether, on a CUDA device, statistics are formed on a stream beside the backward pass.
     communicator
         How ranks talk; None for one process. Ranks must start from equal weights and give equally large batches.
         Each keeps the state of the layers it owns: `state_dict` is saved and loaded rank by rank. Batch
@@ -146,6 +146,7 @@ class KFAC(torch.optim.Optimizer):
         ownership: OwnershipRule = "balanced",
         pack: bool = True,
         statistics_dtype: torch.dtype | None = None,
+        overlap: bool = True,
         communicator: Communicator | None = None,
     ) -> None:
         self.statistics_interval, self.inverse_interval, self.similarity = (
@@ -156,7 +157,6 @@ class KFAC(torch.optim.Optimizer):
         self.fisher, self.likelihood = fisher, likelihood
         self.momentum_rule, self.rescale_weights = momentum_rule, rescale_weights
         self.accumulation_steps, self.grad_scaler = accumulation_steps, grad_scaler
-        self.pack, self.statistics_dtype = pack, statistics_dtype
         refuse_choices(vars(self))
         self.blocks = fisher_blocks(
             model, normalization, inverse=inverse, normalization_damping=normalization_damping, exclude=exclude
@@ -174,12 +174,18 @@ class KFAC(torch.optim.Optimizer):
         self.exchange = Exchange(self.communicator, like=parameters[0].detach())
         self._share(ownership)
         self.steps = 0
-        self.block_states = {block: BlockState(statistics=[None] * len(block.symmetric)) for block in self.mine}
+        self.curvature = Curvature(self.mine)
         self.clocks = {(block, k): Clock() for block in self.blocks for k in range(len(block.symmetric))}
         self._chosen: dict[Statistic, int] = {}
-        self._sums: dict[Statistic, Tensor] = {}
-        self._passes: Counter[Statistic] = Counter()
-        self._under_way: Callable[[], None] | None = None
+        self._gathering = Gathering(
+            self.owned,
+            self.exchange,
+            passes=accumulation_steps,
+            of_loss=fisher == "empirical",
+            pack=pack,
+            dtype=statistics_dtype,
+            overlap=overlap,
+        )
         self._watch_layers()
 
     @torch.no_grad()
@@ -196,7 +202,7 @@ class KFAC(torch.optim.Optimizer):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the gradients, and the statistics formed beside them."""
         super().zero_grad(set_to_none)
-        self._drop_statistics()
+        self._gathering.abandon()
 
     def form_statistics(self, output: Tensor) -> None:
         """Form the statistics of the ``sampled`` or ``exact`` Fisher matrix, between forward and backward pass.
@@ -216,21 +222,13 @@ class KFAC(torch.optim.Optimizer):
                 self._arrive(block, batch, further=number > 0)
         self._recorder.forget()
 
-    @torch.no_grad()
     def accumulate(self, statistic: Statistic, batch: Batch, further: bool = False) -> None:
         """Form one statistic of a layer and add it to the step's; ``further`` if it belongs to the same batch."""
-        block, k = statistic
-        if statistic not in self._sums:
-            self._sums[statistic] = block.new_statistic(k)
-        fresh = self._passes[statistic] == 0
-        with torch.autocast(self.exchange.device.type, enabled=False):
-            block.add_statistic(k, self._sums[statistic], batch, fresh=fresh, dtype=self.statistics_dtype)
-        self._passes[statistic] += not further
+        self._gathering.add(statistic, batch, further)
 
     def start_statistics(self) -> None:
         """Send the statistics of inputs on their way, unless they are."""
-        if self._under_way is None:
-            self._under_way = self._start([s for s in self._due() if s[0].of_inputs[s[1]]], "statistics of inputs")
+        self._gathering.start([s for s in self._due() if s[0].of_inputs[s[1]]])
 
     def reduce_gradients(self) -> list[list[Tensor]] | None:
         """Average the gradients of each block of this rank over the ranks.
@@ -239,45 +237,61 @@ class KFAC(torch.optim.Optimizer):
         refuses the step, or, with a scaler, leaves it out (None).
         """
         missing, not_finite = self._faults()
-        count = self.blocks[0].parameters[0].new_tensor([float(len(missing)), float(len(not_finite))])
-        sent = [[count, *(_gradient(p) for block in owned for p in block.parameters)] for owned in self.owned]
-        mine = sent[self.communicator.rank]
+        sent = [[faults.gradient(p) for block in owned for p in block.parameters] for owned in self.owned]
+        mine, counts = sent[self.communicator.rank], [len(missing), len(not_finite)]
         if self.communicator.size > 1:
-            average = self.exchange.start_average(Parcel(sent), "gradients", "gradients")()
-            mine = split_like(average, mine)
-        (some_missing, some_not_finite), *averaged = mine
-        if some_missing > 0 or (some_not_finite > 0 and self.grad_scaler is None):
-            self._drop_statistics()
+            count = self.blocks[0].parameters[0].new_tensor([float(number) for number in counts])
+            parcel = Parcel([[count, *of_rank] for of_rank in sent])
+            count, *mine = split_like(self.exchange.start_average(parcel, "gradients", "gradients")(), [count, *mine])
+            counts = count.tolist()
+        if counts[0] > 0 or (counts[1] > 0 and self.grad_scaler is None):
+            self._gathering.abandon()
             elsewhere = "another rank met a gradient or statistic that is missing or not finite"
             raise FloatingPointError("; ".join([*missing, *not_finite]) or elsewhere)
-        return None if some_not_finite > 0 else _grouped(averaged, [block.parameters for block in self.mine])
+        return None if counts[1] > 0 else _grouped(mine, [block.parameters for block in self.mine])
 
     def reduce_statistics(self) -> None:
         """Average the statistics over the ranks, onto their owners."""
-        rest = [s for s in self._due() if not s[0].of_inputs[s[1]]]
-        finish_rest = self._start(rest, "other statistics")
-        assert self._under_way is not None
-        self._under_way()
-        finish_rest()
+        scaled = self.grad_scaler is not None and self.fisher == "empirical"
+        scale = self.grad_scaler.get_scale() if self.grad_scaler is not None and scaled else 1.0
+        self._gathering.finish([s for s in self._due() if not s[0].of_inputs[s[1]]], scale)
 
     def invert(self) -> None:
         """Take the new statistics and invert the damped blocks of this rank."""
-        for block in self.mine:
-            self._take_statistics(block)
-            state = self.block_states[block]
-            statistics = state.complete()
-            if state.changed and statistics is not None and self.steps % self.inverse_interval == 0:
-                self._invert(block, state, statistics)
+        due = [s for s in self._due() if s[0] in self.curvature.states]
+        fresh = self.curvature.accept({s: self._gathering.sums[s] for s in due})
+        if self.statistics_interval == "adaptive":
+            self._chosen = self.curvature.choose_intervals(fresh, self.clocks, self.similarity)
+        for statistic in fresh:
+            del self._gathering.sums[statistic]
+        self._gathering.sums |= self.curvature.take(fresh, lambda block: self._group(block)["statistics_decay"])
+        if self.steps % self.inverse_interval == 0:
+            self.curvature.invert(lambda block: self._group(block)["damping"])
 
     def precondition(self, gradients: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
         """Multiply the gradients of each block of this rank by its inverse, into new memory."""
-        return [self._direction(block, of_block) for block, of_block in zip(self.mine, gradients, strict=True)]
+        pairs = zip(self.mine, gradients, strict=True)
+        return [self.curvature.direction(block, of_block) for block, of_block in pairs]
 
-    def update(self, directions: Sequence[Sequence[Tensor]]) -> list[Proposal]:
-        """Propose a new weight and velocity for each parameter of this rank's blocks."""
-        return [self._propose(block, of_block) for block, of_block in zip(self.mine, directions, strict=True)]
+    def update(self, directions: Sequence[Sequence[Tensor]]) -> Proposal:
+        """Propose a new weight for each parameter of this rank's blocks, in the directions' memory its change."""
+        parameters: list[Tensor] = [parameter for block in self.mine for parameter in block.parameters]
+        changes = dict(zip(parameters, (d for of_block in directions for d in of_block), strict=True))
+        for group in self.param_groups:
+            members = [parameter for parameter in group["params"] if parameter in changes]
+            if not members:
+                continue
+            previous = [self.state[p]["velocity"] for p in members if "velocity" in self.state[p]]
+            velocities(members, [changes[p] for p in members], previous, group, self.momentum_rule)
+        updated = torch._foreach_add(parameters, list(changes.values())) if parameters else ()
+        weights = dict(zip(parameters, updated, strict=True))
+        if self.rescale_weights != "none":
+            for weight in [block.parameters[0] for block in self.mine if isinstance(block, KroneckerBlock)]:
+                weights[weight] = rescaled(weights[weight], self.rescale_weights)
+                changes[weight] = weights[weight] - weight
+        return list(weights.values()), list(changes.values())
 
-    def gather_weights(self, proposals: Sequence[Proposal] | None) -> None:
+    def gather_weights(self, proposal: Proposal | None) -> None:
         """Give every rank the updated weights; they are taken only if all of them are finite.
 
         Adaptive intervals, which owners choose, travel beside them. None stands for an owner that failed.
@@ -285,58 +299,54 @@ class KFAC(torch.optim.Optimizer):
         owned: list[list[Tensor]] = [[p for block in blocks for p in block.parameters] for blocks in self.owned]
         parameters = [parameter for of_rank in owned for parameter in of_rank]
         mine = owned[self.communicator.rank]
-        if proposals is None:
-            owned[self.communicator.rank] = [torch.full_like(parameter, torch.nan) for parameter in mine]
-        else:
-            owned[self.communicator.rank] = [weight for proposal in proposals for weight, _ in proposal]
+        weights, changes = proposal or ([torch.full_like(parameter, torch.nan) for parameter in mine], [])
+        owned[self.communicator.rank] = list(weights)
         if self.statistics_interval == "adaptive":
             for of_rank, due in zip(owned, self._due_by_owner(), strict=True):
                 of_rank.append(parameters[0].new_tensor([float(self._chosen.get(statistic, 1)) for statistic in due]))
         gathered = self.exchange.gather_from_owners(owned, "weights")
         intervals = self._read_intervals(gathered)
-        weights = [weight for of_rank in gathered for weight in of_rank]
-        if not _all_finite(weights):
+        updated = [weight for of_rank in gathered for weight in of_rank]
+        if not all(faults.are_finite(updated)):
             raise FloatingPointError("the updated weights are not finite and were not taken: lower lr or raise damping")
-        torch._foreach_copy_(parameters, weights)
-        self._commit(proposals or [], intervals)
+        torch._foreach_copy_(parameters, updated)
+        for parameter, change in zip(mine, changes, strict=True):
+            self.state[parameter]["velocity"] = change
+        self._end_step(intervals)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of this rank; loaded into an optimizer with equal options it goes on to the bit."""
-        blocks = {block.name: portable(asdict(state)) for block, state in self.block_states.items()}
         clocks = [list(astuple(clock)) for clock in self.clocks.values()]
         saved = super().state_dict()
-        kfac = {"steps": self.steps, "clocks": clocks, "blocks": blocks}
+        kfac = {"steps": self.steps, "clocks": clocks, "blocks": self.curvature.state_dict()}
         return saved | {"state": portable(saved["state"]), "kfac": kfac}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned on a rank with the same layers."""
         super().load_state_dict(state_dict)
         saved = state_dict["kfac"]
-        if set(saved["blocks"]) != {block.name for block in self.mine}:
-            raise ValueError("the state is of other layers: it was saved by another rank, or of another model")
+        self.curvature.load_state_dict(saved["blocks"], self.exchange.device)
         self.steps = saved["steps"]
         self.clocks = {s: Clock(*clock) for s, clock in zip(self.clocks, saved["clocks"], strict=True)}
-        for block in self.mine:
-            self.block_states[block] = BlockState(**on_device(saved["blocks"][block.name], self.exchange.device))
-        self._drop_statistics()
+        self._gathering.abandon()
 
     def _take_step(self) -> None:
         self._unscale_gradients()
         self.start_statistics()
         gradients = self.reduce_gradients()
         if gradients is None:
-            self._drop_statistics()
+            self._gathering.abandon()
             return
         self.reduce_statistics()
         try:
             self.invert()
-            proposals = self.update(self.precondition(gradients))
+            proposal = self.update(self.precondition(gradients))
         except Exception:
             if self.communicator.size > 1:
                 with contextlib.suppress(FloatingPointError):  # the others are told, this rank says what happened
                     self.gather_weights(None)
             raise
-        self.gather_weights(proposals)
+        self.gather_weights(proposal)
 
     def _share(self, ownership: OwnershipRule) -> None:
         owners = assign_owners([block.flops for block in self.blocks], self.communicator.size, ownership)
@@ -368,127 +378,28 @@ class KFAC(torch.optim.Optimizer):
         for statistic in of_inputs:
             if statistic[0] in inputs:
                 self.accumulate(statistic, inputs[statistic[0]])
-        if self.communicator.size > 1 and all(self._passes[s] == self.accumulation_steps for s in of_inputs):
-            with torch.no_grad():
-                self.start_statistics()
+        if self.communicator.size > 1 and self._gathering.complete(of_inputs):
+            self.start_statistics()
 
     def _arrive(self, block: Block, batch: Batch, further: bool = False) -> None:
         """Form the statistics that need a gradient."""
         for k, of_inputs in enumerate(block.of_inputs):
             if not of_inputs and self.clocks[block, k].due <= self.steps:
-                self.accumulate((block, k), self._unscaled(batch), further)
-
-    def _unscaled(self, batch: Batch) -> Batch:
-        if self.grad_scaler is None or self.fisher != "empirical":
-            return batch
-        gradient = batch.gradient.to(self.exchange.dtype) / self.grad_scaler.get_scale()
-        return Batch(batch.input, batch.training, gradient)
+                self.accumulate((block, k), batch, further)
 
     def _unscale_gradients(self) -> None:
         """Take the scale off the gradients if a scaler that has not done so itself says what it is."""
         scale = getattr(self, "grad_scale", None)
         if scale is not None:
             gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-            torch._foreach_div_(gradients, scale.item())
-
-    def _drop_statistics(self) -> None:
-        if self._under_way is not None:
-            self._under_way()
-        self._under_way = None
-        self._passes.clear()
+            torch._foreach_div_(gradients, scale)
 
     def _faults(self) -> tuple[list[str], list[str]]:
         """Name what this rank must not go on with: what is missing, and gradients that are not finite."""
-        missing, not_finite = [], []
         due = self._due()
-        for block in self.blocks:
-            gradients = [parameter.grad for parameter in block.parameters if parameter.grad is not None]
-            formed = {self._passes[block, k] for owner, k in due if owner is block}
-            if len(gradients) < len(block.parameters):
-                missing.append(f"{block.name} took no part in the loss; freeze it with requires_grad_(False)")
-            elif formed - {self.accumulation_steps}:
-                missing.append(_unexpected(block, min(formed), self.accumulation_steps, self.fisher))
-            elif not _all_finite(_dense(gradients)):
-                not_finite.append(f"{block.name} has a gradient that is not finite")
-        return missing, not_finite
-
-    def _start(self, statistics: Sequence[Statistic], name: str) -> Callable[[], None]:
-        """Start to average statistics onto their owners; what is returned puts them into the owner's sums."""
-        for statistic in statistics:
-            self._sums.setdefault(statistic, statistic[0].new_statistic(statistic[1]))
-            self._average_passes(statistic)
-        if self.communicator.size == 1 or not statistics:
-            return lambda: None
-        by_owner = [[s for s in statistics if s[0] in blocks] for blocks in self.owned]
-        symmetric = [[self.pack and block.symmetric[k] for block, k in of_rank] for of_rank in by_owner]
-        parcel = Parcel([[self._sums[s] for s in of_rank] for of_rank in by_owner], symmetric)
-        finish = self.exchange.start_average(parcel, "statistics", name, self.statistics_dtype)
-        rank = self.communicator.rank
-
-        def take() -> None:
-            pieces = finish().split(parcel.lengths(rank))
-            for tensor, packed, piece in zip(parcel.tensors[rank], symmetric[rank], pieces, strict=True):
-                unpack(piece, [tensor], packed)
-
-        return take
-
-    def _average_passes(self, statistic: Statistic) -> None:
-        """Turn the sum over the passes of a step into the mean.
-
-        Each pass saw gradients of a loss divided by their number, so products of the loss's gradients need its square,
-        of which the mean takes one back.
-        """
-        passes, (block, k) = self.accumulation_steps, statistic
-        if passes > 1:
-            of_loss = self.fisher == "empirical" and not block.of_inputs[k]
-            self._sums[statistic].mul_(passes if of_loss else 1 / passes)
-
-    def _take_statistics(self, block: Block) -> None:
-        """Average the new statistics of a block over steps, and choose when they are due again."""
-        state, group = self.block_states[block], self._group(block.parameters[0])
-        for k in [k for owner, k in self._due() if owner is block]:
-            fresh = self._sums[block, k]
-            if not _finite(fresh):
-                state.raised *= 10
-                state.changed = True
-                warnings.warn(
-                    f"{block.name}: a statistic is not finite and was not taken; damping times {state.raised:g}",
-                    stacklevel=2,
-                )
-                continue
-            if self.statistics_interval == "adaptive":
-                before = state.before[k] if state.before else []
-                self._chosen[block, k] = next_interval(self.clocks[block, k], fresh, before, self.similarity)
-                state.remember(k, fresh)
-            state.raised = 1.0
-            spare = state.take(k, fresh, group["statistics_decay"])
-            self._sums.pop((block, k))
-            if spare is not None:
-                self._sums[block, k] = spare
-
-    def _invert(self, block: Block, state: BlockState, statistics: Sequence[Tensor]) -> None:
-        memory = state.inverse or block.new_inverse()
-        try:
-            block.invert(statistics, state.raised * self._group(block.parameters[0])["damping"], memory)
-            state.inverse, state.changed = memory, False
-        except torch.linalg.LinAlgError as error:
-            state.inverse = []
-            warnings.warn(f"{error}; {block.name} follows the first-order rule until it mends", stacklevel=2)
-
-    def _direction(self, block: Block, gradients: Sequence[Tensor]) -> list[Tensor]:
-        inverse = self.block_states[block].inverse
-        return block.precondition(gradients, inverse) if inverse else [gradient.clone() for gradient in gradients]
-
-    def _propose(self, block: Block, directions: Sequence[Tensor]) -> Proposal:
-        proposal = []
-        for parameter, direction in zip(block.parameters, directions, strict=True):
-            previous = self.state[parameter].get("velocity")
-            change = velocity(parameter, direction, previous, self._group(parameter), self.momentum_rule)
-            proposal.append((parameter + change, change))
-        if self.rescale_weights != "none" and isinstance(block, KroneckerBlock):
-            weight = rescaled(proposal[0][0], self.rescale_weights)
-            proposal[0] = (weight, weight - block.parameters[0])
-        return proposal
+        passes = [{self._gathering.formed[s] for s in due if s[0] is block} for block in self.blocks]
+        missing = faults.missing(self.blocks, passes, self.accumulation_steps, self.fisher)
+        return missing, faults.not_finite(self.blocks)
 
     def _read_intervals(self, gathered: list[list[Tensor]]) -> dict[Statistic, int]:
         """Take the intervals off the end of what each owner sent."""
@@ -497,50 +408,18 @@ class KFAC(torch.optim.Optimizer):
         pairs = zip(gathered, self._due_by_owner(), strict=True)
         return {s: int(interval) for of_rank, due in pairs for s, interval in zip(due, of_rank.pop(), strict=True)}
 
-    def _commit(self, proposals: Sequence[Proposal], intervals: Mapping[Statistic, int]) -> None:
-        for block, proposal in zip(self.mine, proposals, strict=True):
-            for parameter, (_, change) in zip(block.parameters, proposal, strict=True):
-                self.state[parameter]["velocity"] = change
+    def _end_step(self, intervals: Mapping[Statistic, int]) -> None:
         for statistic, interval in intervals.items():
             self.clocks[statistic].advance(self.steps, interval)
         for group in self.param_groups:
             group["previous_lr"] = group["lr"]
-        self._under_way = None
-        self._passes.clear()
-        self._chosen.clear()
+        self._gathering.forget()
+        self._chosen = {}
         self.steps += 1
 
-    def _group(self, parameter: Parameter) -> dict[str, Any]:
-        return self.param_groups[self._group_of[parameter]]
-
-
-def _unexpected(block: Block, formed: int, expected: int, fisher: FisherKind) -> str:
-    """Say what to do about statistics that were not formed once in each backward pass."""
-    if formed == 0 and fisher != "empirical":
-        return f"{block.name} has no statistics: call form_statistics(output) before the backward pass"
-    return (
-        f"the statistics of {block.name} were formed {formed} times in a step of accumulation_steps={expected}: "
-        "call each layer once per forward pass, or exclude it"
-    )
-
-
-def _all_finite(tensors: Sequence[Tensor]) -> bool:
-    """Whether all numbers are finite; a sum shows it faster than a test of each, unless it overflows."""
-    return all(tensor.sum().isfinite() or tensor.isfinite().all() for tensor in tensors)
-
-
-def _finite(statistic: Tensor) -> bool:
-    """Whether a statistic is finite; the diagonal of a Gram matrix bounds the rest."""
-    square = statistic.ndim >= 2 and statistic.shape[-1] == statistic.shape[-2]
-    return bool((statistic.diagonal(dim1=-2, dim2=-1) if square else statistic).isfinite().all())
-
-
-def _gradient(parameter: Parameter) -> Tensor:
-    return torch.zeros_like(parameter) if parameter.grad is None else _dense([parameter.grad])[0]
-
-
-def _dense(gradients: Sequence[Tensor]) -> list[Tensor]:
-    return [gradient.to_dense() if gradient.is_sparse else gradient for gradient in gradients]
+    def _group(self, block: Block) -> dict[str, Any]:
+        """Return the group of a block's weight."""
+        return self.param_groups[self._group_of[block.parameters[0]]]
 
 
 def _grouped(tensors: Sequence[Tensor], like: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:

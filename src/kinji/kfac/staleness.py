@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 Adaptive = Literal["adaptive"]
@@ -49,16 +50,24 @@ class Clock:
         self.formed += 1
 
 
-def next_interval(clock: Clock, fresh: Tensor, before: Sequence[Tensor], alpha: float) -> int:
-    """Choose the interval that follows a new statistic (algorithm 2).
+def next_intervals(
+    clocks: Sequence[Clock], fresh: Sequence[Tensor], before: Sequence[Sequence[Tensor]], alpha: float
+) -> list[int]:
+    """Choose the interval that follows each new statistic (algorithm 2).
 
     Parameters
     ----------
     before
-        The statistics before it, latest first; those there are not yet count as not similar, but the first interval
-        of all is 1.
+        The statistics before each new one, latest first; those there are not yet count as not similar, but the first
+        interval of all is 1.
     """
-    similar = [bool((fresh - past).norm() < alpha * past.norm()) for past in before]
+    pairs = [(x, y) for x, of_x in zip(fresh, before, strict=True) for y in of_x]
+    answers = iter(torch.stack([(x - y).norm() < alpha * y.norm() for x, y in pairs]).tolist() if pairs else [])
+    similar = [[next(answers) for _ in of_x] for of_x in before]
+    return [_next_interval(clock, of_clock) for clock, of_clock in zip(clocks, similar, strict=True)]
+
+
+def _next_interval(clock: Clock, similar: Sequence[bool]) -> int:
     if not any(similar[:1]):
         return max(1, clock.interval // 2)
     if not any(similar[1:2]):

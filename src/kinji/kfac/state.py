@@ -34,10 +34,10 @@ class BlockState:
     raised: float = 1.0
     changed: bool = False
 
-    def complete(self) -> list[Tensor] | None:
-        """Return the statistics if all are there."""
-        there = [statistic for statistic in self.statistics if statistic is not None]
-        return there if len(there) == len(self.statistics) else None
+    @property
+    def there(self) -> list[Tensor]:
+        """The statistics that are there."""
+        return [statistic for statistic in self.statistics if statistic is not None]
 
     def take(self, k: int, fresh: Tensor, decay: float) -> Tensor | None:
         """Average the k-th statistic with a new one; return memory that is no longer needed."""
@@ -48,6 +48,10 @@ class BlockState:
             return fresh
         self.statistics[k] = fresh if decay == 0 else fresh.clone()
         return average if decay == 0 else fresh
+
+    def before_of(self, k: int) -> list[Tensor]:
+        """Return the last two values of the k-th statistic, latest first, or fewer."""
+        return self.before[k] if self.before else []
 
     def remember(self, k: int, fresh: Tensor) -> None:
         """Keep a copy of the last two statistics of single batches."""

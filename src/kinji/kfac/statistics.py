@@ -49,7 +49,7 @@ def add_input_factor(
     dtype
         What the operands are rounded to; None to leave them.
     """
-    columns = _rounded(_input_columns(layer, input_), dtype)
+    columns = _input_columns(layer, input_, dtype or layer.weight.dtype)
     add_gram(columns, a_ii, scale=1 / columns.shape[-1], fresh=fresh)
 
 
@@ -65,7 +65,7 @@ def add_output_factor(
     g_oo : (o, o), or (q, o, o) for a convolution with groups
         The sum. Other parameters are those of `add_input_factor`.
     """
-    columns = _rounded(_output_columns(layer, gradient.to(layer.weight.dtype)), dtype)
+    columns = _output_columns(layer, gradient.to(dtype or layer.weight.dtype))
     add_gram(columns, g_oo, scale=_examples(gradient), fresh=fresh)
 
 
@@ -82,8 +82,8 @@ def embedding_frequencies(layer: nn.Embedding, indices: Tensor) -> Tensor:
     (v,)
         Each entry's share of the positions.
     """
-    counted = indices[_looked_up(layer, indices)]
-    return torch.bincount(counted, minlength=layer.num_embeddings).to(layer.weight.dtype) / indices.numel()
+    shares_n = _looked_up(layer, indices).to(layer.weight.dtype).flatten() / indices.numel()
+    return shares_n.new_zeros(layer.num_embeddings).index_add_(0, indices.flatten(), shares_n)
 
 
 def add_embedding_output_factor(
@@ -96,8 +96,8 @@ def add_embedding_output_factor(
     dtype: torch.dtype | None = None,
 ) -> None:
     """Add ``G`` of an embedding to a sum; parameters as those of `add_output_factor`."""
-    columns = gradient.to(layer.weight.dtype)[_looked_up(layer, indices)].T
-    add_gram(_rounded(columns, dtype), g_oo, scale=_examples(gradient), fresh=fresh)
+    trained = gradient.to(dtype or layer.weight.dtype) * _looked_up(layer, indices)[..., None]
+    add_gram(trained.flatten(0, -2).T, g_oo, scale=_examples(gradient), fresh=fresh)
 
 
 def normalization_gradients(
@@ -154,21 +154,17 @@ def _examples(tensor: Tensor) -> int:
     return len(tensor) if tensor.ndim > 1 else 1
 
 
-def _rounded(columns: Tensor, dtype: torch.dtype | None) -> Tensor:
-    return columns if dtype is None else columns.to(dtype).to(columns.dtype)
-
-
 def _groups(layer: KroneckerLayer) -> int:
     return layer.groups if isinstance(layer, nn.Conv2d) else 1
 
 
-def _input_columns(layer: KroneckerLayer, input_: Tensor) -> Tensor:
+def _input_columns(layer: KroneckerLayer, input_: Tensor, dtype: torch.dtype) -> Tensor:
     """Lay the inputs out as columns (i, m s) or (q, i, m s), with a last row of ones if the layer has a bias."""
     rows = _patches(layer, input_) if isinstance(layer, nn.Conv2d) else input_.reshape(-1, layer.in_features).T
     groups, ones = _groups(layer), trainable_bias(layer) is not None
     weights = layer.weight[0].numel()
     shape = (groups, weights + ones, rows.numel() // (groups * weights))
-    columns_qis = torch.empty(shape, dtype=layer.weight.dtype, device=input_.device)
+    columns_qis = torch.empty(shape, dtype=dtype, device=input_.device)
     for columns_is, of_group in zip(columns_qis, rows.chunk(groups), strict=True):
         columns_is[:weights].view(of_group.shape).copy_(of_group)
     columns_qis[:, weights:] = 1

@@ -9,26 +9,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 MomentumRule = Literal["published", "released"]
 RescalingRule = Literal["none", "published", "released"]
 
 
-def velocity(
-    parameter: Tensor, direction: Tensor, previous: Tensor | None, group: Mapping[str, Any], rule: MomentumRule
-) -> Tensor:
-    """Return the change of a parameter: ``-lr (direction + weight_decay w) + momentum v``, in the direction's memory.
+def velocities(
+    parameters: list[Tensor],
+    directions: list[Tensor],
+    previous: list[Tensor],
+    group: Mapping[str, Any],
+    rule: MomentumRule,
+) -> None:
+    """Turn directions into changes of parameters: ``-lr (direction + weight_decay w) + momentum v``.
 
-    ``published``: v is the previous change. ``released``: v is scaled by the ratio of this learning rate to the
-    previous one as well (momentum correction, Goyal et al. 2017).
+    ``published``: v is the previous change, none in the first step. ``released``: v is scaled by the ratio of this
+    learning rate to the previous one as well (momentum correction, Goyal et al. 2017).
     """
-    change = direction.add_(parameter, alpha=group["weight_decay"]).mul_(-group["lr"])
-    if previous is None or group["momentum"] == 0:
-        return change
-    corrected = rule == "released" and group["previous_lr"] > 0
-    ratio = group["lr"] / group["previous_lr"] if corrected else 1.0
-    return change.add_(previous, alpha=group["momentum"] * ratio)
+    if group["weight_decay"] > 0:
+        torch._foreach_add_(directions, parameters, alpha=group["weight_decay"])
+    torch._foreach_mul_(directions, -group["lr"])
+    if previous and group["momentum"] > 0:
+        corrected = rule == "released" and group["previous_lr"] > 0
+        ratio = group["lr"] / group["previous_lr"] if corrected else 1.0
+        torch._foreach_add_(directions, previous, alpha=group["momentum"] * ratio)
 
 
 def rescaled(weight: Tensor, rule: RescalingRule) -> Tensor:

@@ -1,0 +1,111 @@
+"""Stage 3, on the owner of blocks: statistics averaged over steps, inverses, directions."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kinji.kfac.blocks import Block
+from kinji.kfac.faults import are_finite, telling_part
+from kinji.kfac.gathering import Statistic
+from kinji.kfac.products import full_precision
+from kinji.kfac.staleness import Clock, next_intervals
+from kinji.kfac.state import BlockState, on_device, portable
+
+
+class Curvature:
+    """What the owner of blocks knows of their Fisher matrices.
+
+    Parameters
+    ----------
+    blocks
+        The blocks of this rank.
+    """
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        self.states = {block: BlockState(statistics=[None] * len(block.symmetric)) for block in blocks}
+
+    def accept(self, fresh: Mapping[Statistic, Tensor]) -> dict[Statistic, Tensor]:
+        """Return the new statistics that are finite; a block with another one has its damping raised, and says so."""
+        parts = [telling_part(tensor, block.symmetric[k]) for (block, k), tensor in fresh.items()]
+        finite = dict(zip(fresh, are_finite(parts), strict=True))
+        for block in {block for block, _ in fresh}:
+            refused = [not finite[s] for s in fresh if s[0] is block]
+            state = self.states[block]
+            state.raised = state.raised * 10 ** sum(refused) if any(refused) else 1.0
+            if any(refused):
+                state.changed = True
+                warnings.warn(
+                    f"{block.name}: a statistic is not finite and was not taken; damping times {state.raised:g}",
+                    stacklevel=2,
+                )
+        return {statistic: tensor for statistic, tensor in fresh.items() if finite[statistic]}
+
+    def choose_intervals(
+        self, fresh: Mapping[Statistic, Tensor], clocks: Mapping[Statistic, Clock], similarity: float
+    ) -> dict[Statistic, int]:
+        """Choose when statistics are due again by how they compare with those before, and remember them."""
+        before = [self.states[block].before_of(k) for block, k in fresh]
+        chosen = next_intervals([clocks[s] for s in fresh], list(fresh.values()), before, similarity)
+        for (block, k), tensor in fresh.items():
+            self.states[block].remember(k, tensor)
+        return dict(zip(fresh, chosen, strict=True))
+
+    def take(self, fresh: Mapping[Statistic, Tensor], decay: Callable[[Block], float]) -> dict[Statistic, Tensor]:
+        """Average new statistics into those over steps; return memory that is left over."""
+        spare = {s: self.states[s[0]].take(s[1], tensor, decay(s[0])) for s, tensor in fresh.items()}
+        return {statistic: memory for statistic, memory in spare.items() if memory is not None}
+
+    def invert(self, damping: Callable[[Block], float]) -> None:
+        """Invert the damped blocks whose statistics have changed; a host that waits for each would keep a GPU idle."""
+        with full_precision():
+            attempts = [self._attempt(block, damping(block)) for block in self.states if self._is_due(block)]
+            goods = torch.stack([good for *_, good in attempts]).tolist() if attempts else []
+            for (block, memory, _), good in zip(attempts, goods, strict=True):
+                self._conclude(block, memory, good, damping(block))
+
+    def direction(self, block: Block, gradients: Sequence[Tensor]) -> list[Tensor]:
+        """Multiply gradients by the inverse of a block, into new memory."""
+        inverse = self.states[block].inverse
+        if not inverse:
+            return [gradient.clone() for gradient in gradients]
+        with full_precision():
+            return block.precondition(gradients, inverse)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of each block by its name."""
+        return {block.name: portable(asdict(state)) for block, state in self.states.items()}
+
+    def load_state_dict(self, saved: Mapping[str, Any], device: torch.device) -> None:
+        """Load what `state_dict` returned; ValueError if it is of other blocks."""
+        if set(saved) != {block.name for block in self.states}:
+            raise ValueError("the state is of other layers: it was saved by another rank, or of another model")
+        for block in self.states:
+            self.states[block] = BlockState(**on_device(saved[block.name], device))
+
+    def _is_due(self, block: Block) -> bool:
+        state = self.states[block]
+        return state.changed and len(state.there) == len(state.statistics) > 0
+
+    def _attempt(self, block: Block, damping: float) -> tuple[Block, list[Tensor], Tensor]:
+        """Invert a block in the memory of its last inverse, which is none until that is known to be good."""
+        state = self.states[block]
+        memory, state.inverse = state.inverse or block.new_inverse(), []
+        try:
+            return block, memory, block.invert(state.there, state.raised * damping, memory)
+        except torch.linalg.LinAlgError:
+            return block, memory, torch.zeros((), dtype=torch.bool, device=memory[0].device)
+
+    def _conclude(self, block: Block, memory: list[Tensor], good: bool, damping: float) -> None:
+        state = self.states[block]
+        try:
+            if not good:
+                block.mend(state.there, state.raised * damping, memory)
+            state.inverse, state.changed = memory, False
+        except torch.linalg.LinAlgError as error:
+            warnings.warn(f"{error}; {block.name} follows the first-order rule until it mends", stacklevel=2)
