@@ -121,7 +121,11 @@ def test_statistics_beside_the_backward_pass_are_those_formed_within_it(memory, 
     for overlap in (True, False, True):
         torch.manual_seed(2)
         trunk = Residual(*(nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.BatchNorm2d(64)) for _ in range(12)))
-        model = nn.Sequential(trunk, nn.Flatten(), nn.Linear(64 * 256, 10)).cuda().to(memory_format=memory)
+        model = (
+            nn.Sequential(trunk, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+            .cuda()
+            .to(memory_format=memory)
+        )
         optimizer = KFAC(model, lr=0.0, overlap=overlap, accumulation_steps=passes, statistics_decay=0.0)
         for _ in range(3):
             optimizer.zero_grad()
