@@ -6,6 +6,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 SCALE ?= smoke
 SLURM_TESTS ?= all
+ROUNDS ?= 1
 CORES ?= $(shell nproc)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
@@ -25,8 +26,10 @@ reproduce: .venv/ready ## run every experiment at SCALE (default smoke), judge e
 test: .venv/ready ## run the tests, one a core: their BLAS must not want every core
 	OPENBLAS_NUM_THREADS=1 pytest -n $(CORES) --dist worksteal
 
-test-slurm: .venv/ready ## run the tests on a real Slurm (Debian: munge slurmctld slurmd slurm-client); SLURM_TESTS=ci, a few
-	KINJI_SLURM=$(SLURM_TESTS) pytest tests/slurm -rs $(if $(filter ci,$(SLURM_TESTS)),-m slurm_ci)
+test-slurm: .venv/ready ## run the tests on a real Slurm (Debian: munge slurmctld slurmd slurm-client); SLURM_TESTS=ci, a few; ROUNDS=10
+	for round in $$(seq $(ROUNDS)); do \
+	  KINJI_SLURM=$(SLURM_TESTS) pytest tests/slurm -rs -n 4 --dist worksteal $(if $(filter ci,$(SLURM_TESTS)),-m slurm_ci); \
+	done
 
 figures: .venv/ready ## redraw every figure from the records that exist, or from the committed ones; no experiment
 	@for script in figures/*.py; do kinji figure "$$(basename "$$script" .py)" --scale $(SCALE); done

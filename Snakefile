@@ -6,7 +6,7 @@ min_version("9.20")
 
 from pathlib import Path
 
-from kinji.experiments.cases import CASES, sources
+from kinji.experiments.cases import CASES, LAUNCHED, sources
 from kinji.records.layout import SCALES, check_scale
 from kinji.records.provenance import source_hash
 from kinji.workflow.config import check_overrides, load_config
@@ -15,6 +15,7 @@ from kinji.workflow.rules import (
     experiments,
     flags,
     parameters,
+    ranks,
     record_paths,
     request,
     tunings,

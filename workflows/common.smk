@@ -39,10 +39,29 @@ def every_core(wildcards):
     return load_config(wildcards.scale)["threads"] or machine or 1
 
 
+# What starts the ranks of a case: torchrun on one node, srun on several.
+def launcher(experiment):
+    def started(wildcards):
+        size = ranks(wildcards.scale, experiment, wildcards.case)
+        nodes = SITE.nodes(size) if SITE else 1
+        if nodes > 1:
+            return f"srun --nodes {nodes} --ntasks {size} --kill-on-bad-exit"
+        torchrun = f"torchrun --standalone --nproc-per-node {size} --no-python"
+        return torchrun if size > 1 else ""
+
+    return started
+
+
 # What a case asks for: each retry gets the time of the first once more.
 def case_resources(experiment):
     def asked(wildcards):
         return request(wildcards.scale, experiment, wildcards.case)
+
+    def size(wildcards):
+        return ranks(wildcards.scale, experiment, wildcards.case)
+
+    def nodes(wildcards):
+        return SITE.nodes(max(asked(wildcards)["gpus"], size(wildcards)))
 
     def on_slurm():
         return {
@@ -52,8 +71,19 @@ def case_resources(experiment):
             "gpu_model": lambda wildcards: (
                 SITE.gpu_type if asked(wildcards)["gpus"] else ""
             ),
-            "nodes": lambda wildcards: SITE.nodes(asked(wildcards)["gpus"]),
+            "nodes": nodes,
             "turn": 1,
+        }
+
+    # ranks on several nodes are tasks of Slurm; those of one share a task, and its processors
+    def of_ranks():
+        return {
+            "mpi": lambda wildcards: "srun" if nodes(wildcards) > 1 else "",
+            "tasks": lambda wildcards: size(wildcards) if nodes(wildcards) > 1 else 1,
+            "tasks_per_gpu": 0,
+            "cpus_per_task": lambda wildcards, threads: (
+                threads if nodes(wildcards) > 1 else threads * size(wildcards)
+            ),
         }
 
     return {
@@ -61,7 +91,7 @@ def case_resources(experiment):
         * asked(wildcards)["runtime_minutes"],
         "mem_mb": lambda wildcards: asked(wildcards)["memory_megabytes"],
         "gpu": lambda wildcards: asked(wildcards)["gpus"],
-    } | (on_slurm() if SITE else {})
+    } | (on_slurm() | (of_ranks() if experiment in LAUNCHED else {}) if SITE else {})
 
 
 # What a job of ranks asks for: on one node, or on several by srun.

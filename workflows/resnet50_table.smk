@@ -7,10 +7,11 @@ rule measure_resnet50_table:
         "logs/{scale}/resnet50_table/{case}.benchmark.tsv"
     conda:
         "../environment.yml"
-    threads: 1
+    threads: lambda wildcards: load_config(wildcards.scale)["threads"] or 1
     resources:
         **case_resources("resnet50_table"),
     params:
+        launcher=launcher("resnet50_table"),
         flags=case_flags("resnet50_table"),
         imagenet=imagenet_flag("resnet50_table"),
         parameters=case_parameters("resnet50_table"),
@@ -19,5 +20,5 @@ rule measure_resnet50_table:
     message:
         "Training, {wildcards.case} at scale {wildcards.scale}"
     shell:
-        "kinji resnet50-table {params.flags} {params.imagenet} --out {output.record} --device {params.device}"
+        "{params.launcher} kinji resnet50-table {params.flags} {params.imagenet} --out {output.record} --device {params.device}"
         " --threads {threads} --record-failure 2>&1 | tee {log}"

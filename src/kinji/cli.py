@@ -216,6 +216,21 @@ def plan(scale: Scale = "paper") -> None:
 
 
 @app.command(rich_help_panel="On a cluster")
+def job_script(
+    experiment: Annotated[str, typer.Argument(help=f"One of {', '.join(CASES)}.")],
+    case: Annotated[
+        str | None, typer.Option(help="Its name, as in `snakemake -n`.", show_default="the largest")
+    ] = None,
+    scale: Scale = "paper",
+) -> None:
+    """Print the script of a case's job, as `snakemake --profile slurm` would submit it; nothing is submitted."""
+    from kinji.workflow import job_script as script
+
+    case = case or script.largest_case(layout.check_scale(scale), experiment)
+    typer.echo(script.job_script(scale, experiment, case))
+
+
+@app.command(rich_help_panel="On a cluster")
 def verify_imagenet(folder: Path) -> None:
     """Check that FOLDER holds the whole ImageNet of 2012, and print a checksum of its listing."""
     from kinji.workflow.imagenet import verify_imagenet as list_images

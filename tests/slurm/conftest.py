@@ -24,27 +24,29 @@ def pytest_collection_modifyitems(items):
     wanted = os.environ.get("KINJI_SLURM")
     for item in items:
         if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.timeout(600))
+            item.add_marker(pytest.mark.timeout(1200))
             if not wanted:
                 item.add_marker(pytest.mark.skip(reason="real Slurm jobs: `make test-slurm` runs them"))
 
 
 class Cluster:
-    """The testbed in a folder of its own."""
+    """The testbed in a folder of its own, on ports of its own for each worker of pytest-xdist."""
 
     def __init__(self, folder):
         self.folder = folder
+        worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
         self.environment = os.environ | {
             "TESTBED": str(folder),
+            "TESTBED_PORT": str(16900 + 10 * worker),
             "SLURM_CONF": str(folder / "slurm.conf"),
             "PATH": os.pathsep.join([str(folder / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]),
         }
 
     def testbed(self, verb):
-        subprocess.run([TESTBED, verb], env=self.environment, check=True, timeout=120)
+        subprocess.run([TESTBED, verb], env=self.environment, check=True, timeout=300)
 
     def ask(self, *words):
-        return subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=60).stdout
+        return subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=300).stdout
 
     def jobs(self, folder):
         """Id -> state of the jobs of a folder, finished ones too."""
@@ -89,7 +91,7 @@ class Site:
     def run(self, *words, check=True):
         process = self.start(*words)
         try:
-            output = process.communicate(timeout=500)[0]
+            output = process.communicate(timeout=900)[0]
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -99,12 +101,17 @@ class Site:
     def jobs(self):
         return self.cluster.jobs(self.folder)
 
-    def wait_for(self, path, seconds=120):
-        deadline = time.monotonic() + seconds
-        while not (self.folder / path).exists():
+    def wait_for(self, path, lines=1):
+        """Wait until a file has so many lines, and return the words of each."""
+        file, deadline = self.folder / path, time.monotonic() + 300
+        while not file.exists() or file.read_text().count("\n") < lines:
             assert time.monotonic() < deadline, f"{path} did not come: {self.jobs()}"
-            time.sleep(0.5)
-        return (self.folder / path).read_text().split()
+            time.sleep(0.2)
+        return [line.split() for line in file.read_text().splitlines()]
+
+    def release(self):
+        """Let the jobs called held... end."""
+        (self.folder / "toy" / "released").touch()
 
 
 def set_knobs(**knobs):

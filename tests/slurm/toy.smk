@@ -1,17 +1,25 @@
 """Jobs of seconds for the tests of faults, under the repository's own Snakefile and profile."""
 
 
+# A job called held... ends when the test lets it: no test depends on how fast anything is.
 rule toy:
     output:
-        "toy/{seconds}_{name}.txt",
+        "toy/{name}.txt",
     log:
-        "logs/toy/{seconds}_{name}.log",
+        "logs/toy/{name}.log",
     resources:
-        runtime=5,
+        runtime=10,
         mem_mb=200,
     shell:
-        "mkdir -p toy logs/toy; echo ${{SLURM_JOB_ID:-}} ${{SLURMD_NODENAME:-}} >> toy/{wildcards.name}.started;"
-        " sleep {wildcards.seconds}; echo done > {output}; echo slept > {log}"
+        """
+        mkdir -p toy
+        echo ${{SLURM_JOB_ID:-}} ${{SLURMD_NODENAME:-}} >> toy/{wildcards.name}.started
+        echo started > {log}
+        if [[ {wildcards.name} = held* ]]; then
+          until [[ -e toy/released ]]; do sleep 0.2; done
+        fi
+        echo done > {output}
+        """
 
 
 rule toy_gpus:
@@ -55,11 +63,11 @@ rule toy_training:
         """
 
 
-rule toy_big_file:
+rule toy_scratch:
     output:
-        "full/big",
+        "toy/scratched.txt",
     resources:
-        runtime=5,
+        runtime=10,
         mem_mb=200,
     shell:
-        "head -c ${{BIG_BYTES}} /dev/zero > {output}"
+        "head -c 4000000 /dev/zero > $TMPDIR/big; wc -c < $TMPDIR/big > {output}"

@@ -85,7 +85,16 @@ def test_the_preamble_is_shell_and_quotes_its_folders(setup, tmp_path):
     folder = tmp_path / "a 'folder'"
     lines = replace(SITE, setup=setup, scratch=str(folder)).preamble()
     shell = ["bash", "-c", f'{lines}\nprintf %s "$KINJI_CHECKPOINTS:$TMPDIR"']
-    assert subprocess.run(shell, capture_output=True, text=True).stdout == f"{folder}/checkpoints:{folder}"
+    checkpoints, temporary = subprocess.run(shell, capture_output=True, text=True).stdout.split(":")
+    assert temporary == str(folder) and checkpoints.startswith(f"{folder}/kinji-")
+
+
+def test_two_clones_share_a_scratch_disk(tmp_path, monkeypatch):
+    site = replace(SITE, scratch="/scratch")
+    here = site.preamble()
+    assert site.preamble() == here, "the next call finds its checkpoints"
+    monkeypatch.chdir(tmp_path)
+    assert site.preamble() != here
 
 
 def test_a_setup_that_fails_ends_the_job():

@@ -164,11 +164,18 @@ CASES: dict[str, type[Case]] = {
 }
 TUNINGS = tuple(name for name in CASES if name.endswith("_tune"))
 EXPERIMENTS = tuple(name for name in CASES if name not in TUNINGS)
+LAUNCHED = ("resnet50_table",)
+"""Experiments whose ranks torchrun or srun starts; others start theirs, on one node."""
 
 
 def sources(experiment: str) -> tuple[str, ...]:
     """Return the packages and modules of kinji that a record of `experiment` depends on."""
     return (*CASES[experiment].packages, f"experiments/{experiment}", "experiments/context")
+
+
+def launched_ranks(case: Case) -> int:
+    """Return how many processes have to be started for `case`."""
+    return getattr(case, "ranks", 1) if case.experiment in LAUNCHED else 1
 
 
 def case_name(parameters: dict[str, Any]) -> str:

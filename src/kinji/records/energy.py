@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 
-def gpu_joules(device: str) -> float | None:
-    """Return the joules counted so far by the GPUs this process sees; None without a GPU, its counter or pynvml."""
+def gpu_joules(device: str, ranks: int = 1) -> float | None:
+    """Return the joules counted so far; None without a GPU, its counter or pynvml.
+
+    They are those of all GPUs that this process sees, or of its current one where it is one of several ranks.
+    """
     if device != "cuda":
         return None
     try:
@@ -15,14 +18,14 @@ def gpu_joules(device: str) -> float | None:
 
     try:
         pynvml.nvmlInit()
-        uuids = [torch.cuda.get_device_properties(k).uuid for k in range(torch.cuda.device_count())]
-        handles = [pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}") for uuid in uuids]
+        used = range(torch.cuda.device_count()) if ranks == 1 else [torch.cuda.current_device()]
+        handles = [pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(k).uuid}") for k in used]
         return sum(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) for handle in handles) / 1000 or None
     except (RuntimeError, pynvml.NVMLError):
         return None
 
 
-def joules_since(before: float | None, device: str) -> dict[str, float]:
+def joules_since(before: float | None, device: str, ranks: int = 1) -> dict[str, float]:
     """Return what was used since `before`, as a field of the provenance; empty if nobody counted."""
-    after = gpu_joules(device)
+    after = gpu_joules(device, ranks)
     return {} if before is None or after is None else {"gpu_joules": after - before}

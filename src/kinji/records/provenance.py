@@ -105,6 +105,11 @@ def describe_job() -> dict[str, str]:
     return {name: os.environ[variable] for name, variable in names.items() if inside and variable in os.environ}
 
 
+def describe_rank(device: str) -> dict[str, str]:
+    """What one of several ranks runs on: host, node and GPU."""
+    return {"host": platform.node(), **(_gpu() if _has_gpu(device) else {}), **describe_job()}
+
+
 def describe_run(sources: Iterable[str], device: str, threads: int, seed: int | None) -> dict[str, Any]:
     """Provenance of the run going on now: everything a reader needs to judge, or repeat, its numbers."""
     blas = [

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from pathlib import Path
 from typing import Any
 
 from kinji.errors import KinjiError
 from kinji.experiments.context import check_device
+from kinji.experiments.ranks import gather, join
 from kinji.records.provenance import describe_job
 
 
@@ -35,7 +35,7 @@ def probe(by: str, ranks: int, device: str, out: Path) -> None:
     import torch
 
     check_device(device, torch.cuda.is_available)
-    rows = {"none": _alone, "torch": _by_torch, "mpi": _by_mpi}[by](device)
+    rows = {"none": _alone, "torch": _by_torch, "mpi": _by_mpi}[by](device, ranks)
     if len(rows) != ranks or any(row["sum"] != ranks * (ranks + 1) / 2 for row in rows):
         raise KinjiError(
             f"{ranks} ranks were to take part, got {rows}. Too few tasks, or srun without --mpi=pmi2 in an MPI job?"
@@ -52,39 +52,24 @@ def _describe(rank: int, total: float, device: str) -> dict[str, Any]:
     return {"rank": rank, "sum": total, "host": platform.node(), "gpu": gpu, **describe_job()}
 
 
-def _alone(device: str) -> list[dict[str, Any]]:
+def _alone(device: str, ranks: int) -> list[dict[str, Any]]:
     import torch
 
     return [_describe(0, torch.ones(1, device=device).item(), device) | {"is_me": True}]
 
 
-def _by_torch(device: str) -> list[dict[str, Any]]:
+def _by_torch(device: str, ranks: int) -> list[dict[str, Any]]:
     import torch
     from torch import distributed
 
-    rank, size = _take_place()
-    if device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    distributed.init_process_group("nccl" if device == "cuda" else "gloo", rank=rank, world_size=size)
-    total = torch.full((1,), rank + 1.0, device=device)
-    distributed.all_reduce(total)
-    rows: list[Any] = [None] * size
-    distributed.all_gather_object(rows, _describe(rank, total.item(), device))
-    distributed.destroy_process_group()
-    return [row | {"is_me": row["rank"] == rank} for row in rows]
+    with join(ranks, device) as communicator:
+        total = torch.full((1,), communicator.rank + 1.0, device=device)
+        distributed.all_reduce(total)
+        rows = gather(communicator, _describe(communicator.rank, total.item(), device))
+    return [row | {"is_me": row["rank"] == communicator.rank} for row in rows]
 
 
-def _take_place() -> tuple[int, int]:
-    """Return rank and number of ranks, and tell torch where the first one listens."""
-    if "RANK" not in os.environ:  # started by srun, not by torchrun
-        os.environ["LOCAL_RANK"] = os.environ["SLURM_LOCALID"]
-        os.environ["MASTER_ADDR"] = os.environ["SLURM_LAUNCH_NODE_IPADDR"]
-        os.environ["MASTER_PORT"] = str(20000 + int(os.environ["SLURM_JOB_ID"]) % 20000)
-        return int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_NTASKS"])
-    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-
-
-def _by_mpi(device: str) -> list[dict[str, Any]]:
+def _by_mpi(device: str, ranks: int) -> list[dict[str, Any]]:
     from mpi4py import MPI
 
     world = MPI.COMM_WORLD

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from kinji.errors import KinjiError
-from kinji.experiments.cases import CASES, TUNINGS, as_parameters, case_name
+from kinji.experiments.cases import CASES, TUNINGS, as_parameters, case_name, launched_ranks
 from kinji.records.layout import repository
 from kinji.workflow.config import load_config
 
@@ -56,6 +56,11 @@ def request(scale: str, experiment: str, case: str) -> dict[str, int]:
     own = config["requests"][experiment]
     asked = {name: config[name] if value is None else value for name, value in own.items()}
     return asked | {"gpus": asked["gpus"] * parameters(scale, experiment, case).get("ranks", 1)}
+
+
+def ranks(scale: str, experiment: str, case: str) -> int:
+    """Return how many processes have to be started for one case."""
+    return launched_ranks(CASES[experiment](**_given(scale, experiment, case)))
 
 
 def uses_gpus(scale: str) -> bool:

@@ -6,6 +6,7 @@ The profile hands its knobs on as default resources, so that every job has them 
 from __future__ import annotations
 
 import ast
+import hashlib
 import os
 import shlex
 import shutil
@@ -37,7 +38,11 @@ class Site:
 
     def preamble(self) -> str:
         """Return the shell lines that go before the command of each job."""
-        exports = {"KINJI_CHECKPOINTS": f"{self.scratch or 'results'}/checkpoints", "KINJI_IMAGENET": self.imagenet}
+        here = hashlib.sha256(str(Path.cwd()).encode()).hexdigest()[:8]  # two clones on one scratch disk
+        exports = {
+            "KINJI_CHECKPOINTS": f"{self.scratch}/kinji-{here}" if self.scratch else "results/checkpoints",
+            "KINJI_IMAGENET": self.imagenet,
+        }
         if self.scratch:
             exports["TMPDIR"] = self.scratch
         lines = [
@@ -50,9 +55,9 @@ class Site:
         """Return the partition of a job with so many GPUs."""
         return self.gpu_partition if gpus else self.slurm_partition
 
-    def nodes(self, gpus: int) -> int:
-        """Return the nodes that so many GPUs take."""
-        return max(1, -(-gpus // self.gpus_per_node))
+    def nodes(self, ranks: int) -> int:
+        """Return the nodes that so many GPUs, or ranks without, take."""
+        return max(1, -(-ranks // self.gpus_per_node))
 
 
 def read_site(default_resources: Mapping[str, Any] | None) -> Site | None:
