@@ -115,6 +115,7 @@ class Resnet50TableCase:
     target_loss: float = 0.65
     training_images: int = 1024
     folds: int = 5
+    ranks: int = 1
     seed: int = 0
     images: Literal["digits", "imagenet"] = "digits"
     data_path: str | None = None

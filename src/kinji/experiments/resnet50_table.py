@@ -11,17 +11,20 @@ the momentum of SGD is constant, that of K-FAC falls with the rate (Osawa et al.
 
 from __future__ import annotations
 
-import time
+import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import nn
 
 from kinji.errors import KinjiError
-from kinji.experiments.cases import Resnet50TableCase
+from kinji.experiments.cases import Resnet50TableCase, sources
 from kinji.experiments.context import Context
+from kinji.records.provenance import source_hash
 from kinji.training import (
+    Checkpoints,
     Fold,
     Reading,
     ResidualNetwork,
@@ -61,10 +64,8 @@ def measure(case: Resnet50TableCase, context: Context) -> Iterator[Row]:
 
 def measure_fold(case: Resnet50TableCase, parts: Fold, fold: int, context: Context) -> Iterator[Row]:
     """Train on one fold and yield its rows."""
-    start = time.perf_counter()
     model = new_model(case, fold).to(context.device)
-    readings = list(context.progress.track(train_fold(case, model, parts, fold), f"fold {fold}, readings"))
-    seconds = time.perf_counter() - start
+    readings = list(context.progress.track(train_fold(case, model, parts, fold, context), f"fold {fold}, readings"))
     for reading in readings:
         yield {"quantity": "curve", **asdict(reading)}
     for target, first in first_at_target(case, readings).items():
@@ -76,8 +77,17 @@ def measure_fold(case: Resnet50TableCase, parts: Fold, fold: int, context: Conte
         "quantity": "accuracy",
         "test_correct": correct,
         "test_images": len(parts.test),
-        "training_seconds": seconds,
+        "training_seconds": readings[-1].training_seconds,
+        "weights_sha256": weights_hash(model),
     }
+
+
+def weights_hash(model: nn.Module) -> str:
+    """Return the SHA-256 of all weights and running statistics."""
+    digest = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        digest.update(tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def check(case: Resnet50TableCase) -> None:
@@ -106,10 +116,16 @@ def new_model(case: Resnet50TableCase, fold: int) -> nn.Module:
     return model
 
 
-def train_fold(case: Resnet50TableCase, model: nn.Module, parts: Fold, fold: int) -> Iterator[Reading]:
+def train_fold(
+    case: Resnet50TableCase, model: nn.Module, parts: Fold, fold: int, context: Context
+) -> Iterator[Reading]:
     """Train on one fold by the hyperparameters of the case."""
     # without a running average of the statistics, as published
-    kfac_options = {} if case.damping is None else {"damping": case.damping, "statistics_decay": 0.0}
+    kfac_options: dict[str, Any] = (
+        {}
+        if case.damping is None
+        else {"damping": case.damping, "statistics_decay": 0.0, "communicator": context.communicator}
+    )
     optimizer = build_optimizer(case.optimizer, model, lr=case.lr, momentum=case.momentum, **kfac_options)
     schedule = Schedule(
         peak_rate=case.lr,
@@ -127,6 +143,18 @@ def train_fold(case: Resnet50TableCase, model: nn.Module, parts: Fold, fold: int
         batch_size=case.batch,
         read_every=max(1, READING_IMAGES // case.batch),
         seed=case.seed + fold,
+        communicator=context.communicator,
+        checkpoints=_checkpoints(case, fold, context),
+    )
+
+
+def _checkpoints(case: Resnet50TableCase, fold: int, context: Context) -> Checkpoints | None:
+    if context.checkpoints is None:
+        return None
+    return Checkpoints(
+        folder=context.checkpoints / f"fold{fold}",
+        identity={"case": repr(case), "source": source_hash(sources(case.experiment))},
+        interrupted=context.out_of_time,
     )
 
 

@@ -14,6 +14,7 @@ import itertools
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,8 @@ def outcome(trial: Resnet50TableCase, split: int, context: Context) -> Row:
     """Train one trial on one split and return when it reached each target."""
     parts = digits_fold(split, training_images=trial.training_images, seed=trial.seed).to(context.device)
     model = new_model(trial, split).to(context.device)
-    readings = list(until_targets(trial, train_fold(trial, model, parts, split)))
+    without = replace(context, checkpoints=None)
+    readings = list(until_targets(trial, train_fold(trial, model, parts, split, without)))
     first = first_at_target(trial, readings)
     return {f"epochs_to_{target}": at.epoch if at else trial.epochs + 1.0 for target, at in first.items()}
 

@@ -13,22 +13,31 @@ from typing import Any
 from kinji.experiments.cases import Case, as_parameters, case_name, launched_ranks, sources
 from kinji.experiments.context import open_context
 from kinji.experiments.ranks import gather, join
-from kinji.experiments.time_limit import nears_its_end
+from kinji.experiments.time_limit import nears_its_end, requeue
 from kinji.records.energy import gpu_joules, joules_since
 from kinji.records.provenance import describe_rank, describe_run
 from kinji.records.record import Record, write_record
+from kinji.training import Interrupted
 
 
 def run_case(case: Case, *, out: Path, device: str, threads: int, record_failure: bool) -> None:
     """Measure `case` and write its record to `out`.
 
     With `record_failure`, a case that raises leaves its error in the record and the run goes on (the DAG's way);
-    without it, or on several ranks, the exception passes through and nothing is written.
+    without it, or on several ranks, the exception passes through and nothing is written. A case that runs out of its
+    job's time leaves a checkpoint and queues the job again.
     """
     with join(launched_ranks(case), device) as communicator:
+        is_first = communicator is None or communicator.rank == 0
         checkpoints = checkpoint_folder(out)
-        record = _measure(case, out, device, threads, record_failure, communicator, checkpoints)
-        if communicator is None or communicator.rank == 0:
+        try:
+            record = _measure(case, out, device, threads, record_failure, communicator, checkpoints)
+        except Interrupted:
+            if is_first:
+                requeue()
+            gather(communicator, {})  # a rank that ended before would take the first with it
+            raise
+        if is_first:
             write_record(record, out)
             shutil.rmtree(checkpoints, ignore_errors=True)
 
@@ -55,7 +64,7 @@ def _measure(
                 observations.append(observation)
             provenance = describe_run(sources(case.experiment), device, threads, parameters.get("seed"))
     except Exception as exception:
-        if not record_failure or ranks > 1:
+        if not record_failure or ranks > 1 or isinstance(exception, Interrupted):
             raise
         error = {"message": f"{type(exception).__name__}: {exception}", "traceback": traceback.format_exc()}
         provenance = describe_run(sources(case.experiment), device, threads, parameters.get("seed"))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from difflib import get_close_matches
+from typing import Any
 
 from torch import nn
 from torch.optim import SGD, Optimizer
@@ -17,7 +18,7 @@ def momentum_sgd(model: nn.Module, *, lr: float, momentum: float, weight_decay: 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": momentum_sgd, "kfac": KFAC}
 
 
-def build_optimizer(name: str, model: nn.Module, **options: float) -> Optimizer:
+def build_optimizer(name: str, model: nn.Module, **options: Any) -> Optimizer:
     """Return an optimizer of `model` by its name.
 
     Parameters
@@ -26,7 +27,7 @@ def build_optimizer(name: str, model: nn.Module, **options: float) -> Optimizer:
         A key of `OPTIMIZERS`.
     model : torch.nn.Module
         The model to train.
-    **options : float
+    **options
         Hyperparameters of that optimizer.
 
     Raises
