@@ -92,4 +92,4 @@ def _compare(steps: pd.DataFrame, predicted: dict[str, float], ranks: int) -> It
         for part in PARTS:
             modelled = sum(seconds for stage, seconds in predicted.items() if STAGES[stage] == part)
             seconds = {"measured_seconds": float(measured.get(part, 0.0)), "modelled_seconds": modelled}
-            yield {"repetition": int(str(repetition)), "part": part, **seconds}
+            yield {"repetition": int(float(str(repetition))), "part": part, **seconds}
