@@ -51,8 +51,7 @@ def test_another_network_is_scaled_by_its_own_counts():
 
 def test_statistics_are_the_bytes_that_the_optimizer_counted():
     work = stage_work(R50, 2)
-    stages = ("ReduceScatterV of input statistics", "ReduceScatterV of other statistics")
-    assert sum(work[stage] for stage in stages) == 308_186_828
+    assert work["ReduceScatterV of other statistics"] == 308_186_828 > work["ReduceScatterV of input statistics"]
 
 
 BLOCKS = load_reference()["step_breakdown_bert_block"].set_index("network")

@@ -169,4 +169,6 @@ def test_stages_on_a_gpu_add_up_and_events_agree_with_the_host(precision):
     assert (steps["step_seconds"] / steps["host_seconds"]).between(0.9, 1.001).all()
     timed = steps[steps["parts_timed"].astype(bool)]
     assert (timed["unattributed_seconds"].abs() < 0.03 * timed["step_seconds"]).all()
+    factors = of(rows, quantity="part", stage="factors")["part_seconds"]
+    assert factors.min() > 0.01 * of(rows, quantity="step", refreshed=1.0)["step_seconds"].min()
     assert of(rows, quantity="memory")["peak_device_bytes"].min() > 1e8

@@ -32,6 +32,8 @@ COLLECTIVES = tuple(stage for stage, part in STAGES.items() if part.endswith("co
 def stage_work(counts: NetworkCounts, owning_ranks: int, ownership: Ownership = "balanced") -> dict[str, float]:
     """Return what each stage has to do on the busiest rank: operations, or bytes where bytes bound it.
 
+    The end of the last ReduceScatterV also unpacks the statistics of inputs.
+
     Parameters
     ----------
     counts
@@ -56,7 +58,7 @@ def stage_work(counts: NetworkCounts, owning_ranks: int, ownership: Ownership = 
         "inverses": sum(layer.inputs**3 + layer.outputs**3 for layer in owned) / 3,
         "preconditioning": sum(layer.precondition_flops for layer in owned),
         "ReduceScatterV of input statistics": inputs,
-        "ReduceScatterV of other statistics": counts.gradient_statistic_bytes("unit-wise"),
+        "ReduceScatterV of other statistics": inputs + counts.gradient_statistic_bytes("unit-wise"),
     }
 
 

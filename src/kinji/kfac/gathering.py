@@ -43,6 +43,8 @@ class Gathering:
         What has been formed; after `finish`, on the owner, the average over ranks and passes.
     formed
         How many passes each holds.
+    side
+        Where they are formed.
     """
 
     def __init__(
@@ -58,7 +60,7 @@ class Gathering:
     ) -> None:
         self._owned, self._exchange, self._passes = owned, exchange, passes
         self._of_loss, self._pack, self._dtype = of_loss, pack, dtype
-        self._side = SideStream(exchange.device, wanted=overlap)
+        self.side = SideStream(exchange.device, wanted=overlap)
         self.sums: dict[Statistic, Tensor] = {}
         self.formed: Counter[Statistic] = Counter()
         self._under_way: Callable[[], None] | None = None
@@ -72,7 +74,7 @@ class Gathering:
     def add(self, statistic: Statistic, batch: Batch, further: bool = False) -> None:
         """Form one statistic of a layer and add it to the step's; ``further`` if it belongs to the same batch."""
         block, k = statistic
-        with self._side.beside(batch), torch.autocast(self._exchange.device.type, enabled=False):
+        with self.side.beside(batch), torch.autocast(self._exchange.device.type, enabled=False):
             if statistic not in self.sums:
                 self.sums[statistic] = block.new_statistic(k)
             fresh = self.formed[statistic] == 0
@@ -87,12 +89,12 @@ class Gathering:
     def start(self, of_inputs: Sequence[Statistic]) -> None:
         """Send the statistics of inputs on their way, unless they are."""
         if self._under_way is None:
-            with self._side.beside():
+            with self.side.beside():
                 self._under_way = self._start(of_inputs, "statistics of inputs")
 
     def finish(self, others: Sequence[Statistic], scale: float = 1.0) -> None:
         """Send the statistics that need gradients, formed of a loss times ``scale``, and wait for all of them."""
-        self._side.join()
+        self.side.join()
         assert self._under_way is not None
         finish_others = self._start(others, "other statistics", scale)
         self._under_way()
@@ -100,14 +102,14 @@ class Gathering:
 
     def forget(self) -> None:
         """End a step, whether its statistics were used or not."""
-        self._side.join()
+        self.side.join()
         self._under_way = None
         self.formed.clear()
 
     def abandon(self) -> None:
         """Drop the statistics formed so far, once those under way have arrived."""
         if self._under_way is not None:
-            self._side.join()
+            self.side.join()
             self._under_way()
         self.forget()
 

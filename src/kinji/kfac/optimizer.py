@@ -101,7 +101,8 @@ class KFAC(torch.optim.Optimizer):
         Half precision to which operands of the factors are rounded, and in which statistics travel; sums are formed in
         full precision. None to leave them as they are.
     overlap
-        Whether, on a CUDA device, statistics are formed on a stream beside the backward pass.
+        Whether, on a CUDA device, statistics are formed on a stream beside the backward pass. The attribute of this
+        name may change between steps, when the device has finished.
     communicator
         How ranks talk; None for one process. Ranks must start from equal weights and give equally large batches.
         Each keeps the state of the layers it owns: `state_dict` is saved and loaded rank by rank. Batch
@@ -187,6 +188,15 @@ class KFAC(torch.optim.Optimizer):
             overlap=overlap,
         )
         self._watch_layers()
+
+    @property
+    def overlap(self) -> bool:
+        """Whether statistics are formed beside the backward pass."""
+        return self._gathering.side.wanted
+
+    @overlap.setter
+    def overlap(self, wanted: bool) -> None:
+        self._gathering.side.wanted = wanted
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]

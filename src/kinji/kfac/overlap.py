@@ -20,12 +20,13 @@ class SideStream:
     device
         Where the work is.
     wanted
-        False to stay on the current stream.
+        False to stay on the current stream; it may change between steps, when the device has finished.
     """
 
     def __init__(self, device: torch.device, *, wanted: bool = True) -> None:
+        self.wanted = wanted
         self._device = device
-        self._stream = torch.cuda.Stream(device) if wanted and device.type == "cuda" else None
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._in_use: deque[tuple[torch.cuda.Event, tuple[object, ...]]] = deque()
 
     @contextmanager
@@ -35,7 +36,7 @@ class SideStream:
         What holds tensors of the current stream is kept until they have been used. To record the side stream with their
         memory would not do, as autograd adds into a gradient in place that nobody else holds.
         """
-        if self._stream is None:
+        if self._stream is None or not self.wanted:
             yield
             return
         self._stream.wait_stream(torch.cuda.current_stream(self._device))

@@ -73,12 +73,13 @@ def _calibrate(case: StepBreakdownCase, watch: Stopwatch, context: Context) -> I
 
 
 def _rounds(trials: Sequence[Trial], repetitions: int, context: Context, modes: Sequence[bool]) -> Iterator[Row]:
-    """Let trials take turns, with stages timed or not; the first round is warm-up."""
+    """Let trials take turns, with stages timed or not; a first round of the first mode is warm-up."""
     rounds: Iterable[int] = range(repetitions + 1)
     if distributed.get_rank() == 0:
         rounds = context.progress.track(rounds, f"rounds of SGD and K-FAC, {trials[0].case.network}")
     for repetition in rounds:
-        rows = [row for timed in modes for trial in trials for row in trial.observe(timed)]
+        taken = modes if repetition > 0 else modes[:1]
+        rows = [row for timed in taken for trial in trials for row in trial.observe(timed)]
         if repetition > 0:
             yield from (row | {"repetition": repetition - 1} for row in rows)
 

@@ -248,7 +248,7 @@ class KFACTrial(Trial):
     def observe(self, timed: bool) -> Iterator[Row]:
         """Take a step that refreshes statistics, then one that does not."""
         for _ in range(REFRESH_INTERVAL):
-            names = self.names()
+            names, self.kfac.overlap = self.names(), not timed
             yield from super().observe(timed)
             self._carried[float(names["refreshed"])] = (names, dict(self.communicator.carried_bytes))
 
