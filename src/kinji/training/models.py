@@ -1,13 +1,16 @@
-"""A residual network for images of 8 x 8 pixels: basic blocks with batch normalization (He et al. 2016, sec. 4.2).
+"""Residual networks by name: small ones of basic blocks (He et al. 2016, sec. 4.2), and torchvision's for ImageNet.
 
 Dimension letters: N images, C channels, H height, W width, K classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
+from torchvision.models import resnet18, resnet50
 
 
 def convolution(channels_in: int, channels_out: int, *, size: int = 3, stride: int = 1) -> nn.Sequential:
@@ -34,12 +37,14 @@ class BasicBlock(nn.Module):
 
 
 class ResidualNetwork(nn.Module):
-    """One basic block a width, halving the resolution between them, then an average and a linear layer.
+    """Basic blocks, the resolution halved wherever the width changes, then an average and a linear layer.
 
     Parameters
     ----------
     widths : sequence of int
-        Channels of each block.
+        Channels of each stage.
+    blocks : int
+        Basic blocks of a stage.
     classes : int
         Number of classes K.
     channels : int
@@ -51,20 +56,59 @@ class ResidualNetwork(nn.Module):
         If there is no block.
     """
 
-    def __init__(self, widths: Sequence[int] = (8, 16, 32), *, classes: int = 10, channels: int = 1) -> None:
+    def __init__(
+        self, widths: Sequence[int] = (8, 16, 32), *, blocks: int = 1, classes: int = 10, channels: int = 1
+    ) -> None:
         super().__init__()
-        if not widths:
-            raise ValueError("a residual network needs the width of at least one block, got none")
+        if not widths or blocks < 1:
+            raise ValueError(f"a residual network needs the width of at least one block, got {widths} times {blocks}")
         self.stem = convolution(channels, widths[0])
-        self.blocks = nn.Sequential(
-            BasicBlock(widths[0], widths[0], stride=1),
-            *(BasicBlock(a, b, stride=2) for a, b in pairwise(widths)),
-        )
+        through = [widths[0], *(width for width in widths for _ in range(blocks))]
+        self.blocks = nn.Sequential(*(BasicBlock(a, b, stride=1 if a == b else 2) for a, b in pairwise(through)))
         self.classifier = nn.Linear(widths[-1], classes)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Return the logits_NK."""
         return self.classifier(self.blocks(relu(self.stem(x_NCHW))).mean(dim=(2, 3)))
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "small": ResidualNetwork,  # 3 blocks, for 8 x 8 pixels
+    "resnet20": partial(ResidualNetwork, (16, 32, 64), blocks=3),  # that of He et al. for 32 x 32 pixels
+    "resnet18": lambda *, classes, channels: torchvision_model(resnet18, classes, channels),
+    "resnet50": lambda *, classes, channels: torchvision_model(resnet50, classes, channels),
+}
+
+
+def build_model(name: str, *, classes: int, channels: int = 3, channels_last: bool = False) -> nn.Module:
+    """Return a network by its name, with weights from torch's global generator.
+
+    Parameters
+    ----------
+    name : str
+        A key of `MODELS`; ``resnet18`` and ``resnet50`` are torchvision's, for images of 64 pixels and more.
+    classes, channels : int
+        Of the images.
+    channels_last : bool
+        Whether convolutions keep their channels in the last dimension of memory, as half-precision units like it.
+
+    Raises
+    ------
+    ValueError
+        If there is no network of that name.
+    """
+    if name not in MODELS:
+        raise ValueError(f"unknown model {name!r}; known: {', '.join(MODELS)}")
+    model = MODELS[name](classes=classes, channels=channels)
+    return model.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+def torchvision_model(build: Callable[..., nn.Module], classes: int, channels: int) -> nn.Module:
+    """Return one of torchvision's networks, untrained, whose first convolution takes other than RGB images too."""
+    model = build(num_classes=classes)
+    if channels != 3:
+        model.conv1 = nn.Conv2d(channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
+    return model
 
 
 def scale_batch_norm_momentum(model: nn.Module, batch_size: int, *, reference_batch_size: int = 64) -> None:
