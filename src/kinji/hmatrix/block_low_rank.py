@@ -12,8 +12,8 @@ and their order are the same; they run one after the other on BLAS calls of thei
 Dimension letters: N points, T tiles in a row, M points of a tile, R rank, S samples, K right-hand sides.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from numpy.linalg import LinAlgError
@@ -46,6 +46,9 @@ class BlockLowRankMatrix:
         Of each low-rank tile.
     sketch : Tensor
         Random rows of all compressions, ``(S, M)``: they need only be independent of the matrix.
+    row_lefts, column_rights : list of Tensor
+        Of the factor, and what its low-rank tiles are parts of: per row i, the ``U_ij^T`` of all j < i one below the
+        other; per column j, the ``V_ij^T`` of all i > j. A dense tile counts as ``U = L``, ``V = 1``.
     flops : FlopCount
         Work spent on this object so far.
     """
@@ -54,6 +57,8 @@ class BlockLowRankMatrix:
     tiles: dict[tuple[int, int], Tile]
     accuracy: Accuracy
     sketch: Tensor
+    row_lefts: list[Tensor] = field(default_factory=list)
+    column_rights: list[Tensor] = field(default_factory=list)
     flops: FlopCount = field(default_factory=FlopCount)
 
     @property
@@ -177,7 +182,7 @@ class PendingUpdates:
     """Updates ``sum_k L_ik L_jk^T = sum_k U_ik (V_ik^T V_jk) U_jk^T`` of tiles whose turn has not come.
 
     Kept are, per tile row i, the ``U_ik^T`` of all columns k so far, one below the other, and their ranks; and per
-    column k, the cores ``V_ik^T V_jk`` of all i, j > k. A dense tile counts as ``U = L``, ``V = 1``.
+    column k, the cores ``V_ik^T V_jk`` of all i, j > k.
     """
 
     def __init__(self, matrix: BlockLowRankMatrix) -> None:
@@ -189,15 +194,17 @@ class PendingUpdates:
 
     def append(self, k: int) -> None:
         """Take up the tiles of column k of the factor."""
-        rights = []
-        for i in range(k + 1, self._matrix.width):
-            leftRM, rightRM = _factors(self._matrix.tiles[i, k])
+        matrix, below = self._matrix, range(k + 1, self._matrix.width)
+        rights = [matrix.sketch[:0]]
+        for i in below:
+            leftRM, rightRM = _factors(matrix.tiles[i, k])
             self._lefts[i] = torch.cat([self._lefts[i], leftRM])
             self._ranks[i].append(len(leftRM))
             rights.append(rightRM)
+        matrix.row_lefts.append(_hold(matrix, [(k, j) for j in range(k)], left=self._lefts[k]))
+        matrix.column_rights.append(_hold(matrix, [(i, k) for i in below], right=torch.cat(rights)))
         self._lefts[k] = self._lefts[k][:0]
-        stacked = torch.cat([self._matrix.sketch[:0], *rights])
-        self._cores.append(gram(stacked, self._matrix.flops))
+        self._cores.append(gram(matrix.column_rights[k], matrix.flops))
 
     def times(self, rowsSM: Tensor, i: int, j: int) -> Tensor:
         """Return ``rows @ sum_k L_ik L_jk^T``."""
@@ -231,6 +238,21 @@ def _factors(tile: Tile) -> tuple[Tensor, Tensor]:
     if isinstance(tile, LowRankTile):
         return tile.left.mT, tile.right.mT
     return tile.mT, torch.eye(len(tile), dtype=tile.dtype, device=tile.device)
+
+
+def _ranks(matrix: BlockLowRankMatrix, places: Sequence[tuple[int, int]]) -> list[int]:
+    tiles = [matrix.tiles[place] for place in places]
+    return [tile.left.shape[1] if isinstance(tile, LowRankTile) else len(tile) for tile in tiles]
+
+
+def _hold(matrix: BlockLowRankMatrix, places: Sequence[tuple[int, int]], **stacked: Tensor) -> Tensor:
+    """Make the left or right factors of low-rank tiles parts of one array, which has them already."""
+    ((side, rows),) = stacked.items()
+    for place, part in zip(places, rows.split(_ranks(matrix, places)), strict=True):
+        tile = matrix.tiles[place]
+        if isinstance(tile, LowRankTile):
+            matrix.tiles[place] = replace(tile, **{side: part.mT})
+    return rows
 
 
 def _subtract_updates(matrix: BlockLowRankMatrix, updates: PendingUpdates, i: int, j: int) -> None:
@@ -304,16 +326,25 @@ def solve_tiles(matrix: BlockLowRankMatrix, bNK: Tensor) -> Tensor:
         raise ValueError(
             f"right-hand side has shape {tuple(bNK.shape)}: expected ({matrix.tree.size}, number of sides)"
         )
-    flops = FlopCount()
+    flops, middle = FlopCount(), dict[tuple[int, int], Tensor]()
     xTKM = matrix.tree.scatter(bNK).mT.contiguous()
     for k in range(matrix.width):
+        before, below = [(k, j) for j in range(k)], [(i, k) for i in range(k + 1, matrix.width)]
+        xTKM[k] -= _passed_on(middle, before, matrix.row_lefts[k], flops)
         xTKM[k] = solve_lower(_dense(matrix, k), xTKM[k], flops)
-        for i in range(k + 1, matrix.width):
-            leftRM, rightRM = _factors(matrix.tiles[i, k])
-            xTKM[i] -= multiply(multiply(xTKM[k], rightRM.mT, flops), leftRM, flops)
+        products = multiply(xTKM[k], matrix.column_rights[k].mT, flops)
+        middle.update(zip(below, products.split(_ranks(matrix, below), dim=1), strict=True))
     for k in reversed(range(matrix.width)):
-        for i in range(k + 1, matrix.width):
-            leftRM, rightRM = _factors(matrix.tiles[i, k])
-            xTKM[k] -= multiply(multiply(xTKM[i], leftRM.mT, flops), rightRM, flops)
+        before, below = [(k, j) for j in range(k)], [(i, k) for i in range(k + 1, matrix.width)]
+        xTKM[k] -= _passed_on(middle, below, matrix.column_rights[k], flops)
         xTKM[k] = solve_upper(_dense(matrix, k), xTKM[k], flops)
+        products = multiply(xTKM[k], matrix.row_lefts[k].mT, flops)
+        middle.update(zip(before, products.split(_ranks(matrix, before), dim=1), strict=True))
     return matrix.tree.gather(xTKM.mT)
+
+
+def _passed_on(
+    middle: dict[tuple[int, int], Tensor], places: Sequence[tuple[int, int]], stackedRM: Tensor, flops: FlopCount
+) -> Tensor | float:
+    """Return the sum over tiles of what came through their other factor, in ``middle``, times ``stackedRM``."""
+    return multiply(torch.cat([middle.pop(place) for place in places], dim=1), stackedRM, flops) if places else 0.0
