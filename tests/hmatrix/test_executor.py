@@ -3,10 +3,12 @@
 import math
 
 import numba
+import numpy as np
 import pytest
 import torch
 
 from kinji.hmatrix import compiled, eager
+from kinji.hmatrix.compiled import pairs
 from kinji.hmatrix.executor import executor
 from kinji.hmatrix.kernels import FAR_AWAY, Kernel
 from tests.hmatrix.problems import ALL_LENGTH_SCALES, assembled, cube_points, dense_matrix, normal, relative_error
@@ -138,35 +140,75 @@ def test_boxes_that_fail_are_told_apart(on):
 PAIRS = torch.tensor([[i, i] for i in range(6)] + [[i, j] for i in range(6) for j in range(i) if (i + j) % 3])
 
 
+def multiplied(on, blocks, x, y, own):
+    lower, upper = torch.zeros_like(x), torch.zeros_like(x)
+    on.multiply_pairs(blocks, PAIRS, x, y, lower, upper, own)
+    return lower, upper
+
+
 @BOTH
 @KINDS
 @pytest.mark.parametrize("sides", [1, 3])
 @pytest.mark.parametrize("own", [0, 6])
-@pytest.mark.parametrize("part", ["both", "lower", "upper"])
-def test_pairs_are_multiplied_as_the_whole_matrix(on, dtype, sides, own, part):
-    blocks, x = normal(len(PAIRS), 5, 5, dtype=dtype), normal(6, 5, sides, seed=1, dtype=dtype)
-    diagonal = blocks[:6]
-    diagonal += diagonal.mT.clone()
-    if own == 0 and part == "upper":
-        pytest.skip("what a box has with itself counts to neither half")
-    lower = assembled(blocks[own:].double(), PAIRS[own:], 6, mirrored=False)
-    strict = lower - torch.block_diag(*diagonal.double()) if own == 0 else lower
-    whole = {"both": lower + strict.mT, "lower": lower, "upper": strict.mT}[part]
-    exact = (whole @ x.double().flatten(0, 1)).reshape(x.shape)
-    close(on.multiply_pairs(blocks, PAIRS, x, own, part), exact)
+def test_pairs_are_multiplied_as_both_halves_of_the_matrix(on, dtype, sides, own):
+    blocks, x, y = (
+        normal(*shape, seed=s, dtype=dtype) for s, shape in enumerate([(len(PAIRS), 5, 5), *[(6, 5, sides)] * 2])
+    )
+    half = assembled(blocks[own:].double(), PAIRS[own:], 6, mirrored=False)
+    strict = half - torch.block_diag(*blocks[:6].double()) if own == 0 else half
+    exact = [(a @ b.double().flatten(0, 1)).reshape(x.shape) for a, b in ((half, x), (strict.mT, y))]
+    for ours, wanted in zip(multiplied(on, blocks, x, y, own), exact, strict=True):
+        close(ours, wanted)
+    both = x.clone()
+    on.multiply_pairs(blocks, PAIRS, x, y, both, both, own)
+    close(both, x.double() + sum(exact))
+    few = torch.zeros_like(x[:4])
+    on.multiply_pairs(blocks, PAIRS, x, y, few, torch.zeros_like(few), own)
+    close(few, exact[0][:4])
 
 
 @pytest.mark.parametrize("sides", [1, 3])
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="one core")
 def test_pairs_give_the_same_bits_on_any_number_of_threads(monkeypatch, sides):
-    monkeypatch.setattr(compiled, "PRODUCT_BYTES", 0)  # several rounds, of other lengths on two threads
+    monkeypatch.setattr(pairs, "PRODUCT_BYTES", 0)  # several rounds, of other lengths on two threads
     blocks, x = normal(len(PAIRS), 5, 5), normal(6, 5, sides, seed=1)
     used, results = numba.get_num_threads(), []
     for threads in (1, 2):
         numba.set_num_threads(threads)
-        results.append(compiled.multiply_pairs(blocks, PAIRS, x, 0))
+        results.append(torch.stack(multiplied(compiled, blocks, x, x, 0)))
     numba.set_num_threads(used)
     assert torch.equal(*results)
+
+
+@BOTH
+@KINDS
+def test_blocks_are_projected_on_the_bases_of_their_boxes(on, dtype):
+    blocks, bases = normal(len(PAIRS), 5, 5, dtype=dtype), normal(6, 5, 3, seed=1, dtype=dtype)
+    i, j = PAIRS.T
+    close(on.project(blocks, PAIRS, bases), bases[i].mT.double() @ blocks.double() @ bases[j].double())
+    assert on.project(blocks[:0], PAIRS[:0], bases).shape == (0, 3, 3)
+
+
+@BOTH
+@pytest.mark.parametrize("transpose_a", [False, True])
+@pytest.mark.parametrize("transpose_b", [False, True])
+def test_products_are_subtracted_in_place(on, transpose_a, transpose_b):
+    a, b, c = normal(3, 4, 4), normal(3, 4, 4, seed=1), normal(3, 4, 4, seed=2)
+    exact = c - (a.mT if transpose_a else a) @ (b.mT if transpose_b else b)
+    on.subtract_product(c, a, b, transpose_a=transpose_a, transpose_b=transpose_b)
+    close(c, exact)
+
+
+@BOTH
+def test_rows_and_columns_are_taken_and_blocks_put(on):
+    blocks, rows, columns = normal(2, 4, 4), torch.tensor([[3, 1, 0], [2, 0, 1]]), torch.tensor([[0, 2], [3, 1]])
+    taken = torch.stack([block[i][:, j] for block, i, j in zip(blocks, rows, columns, strict=True)])
+    assert torch.equal(on.take(blocks, rows, columns), taken)
+    out, at = torch.zeros(3, 2, 4, 2, 4, dtype=torch.float64), (np.array([2, 0]), np.array([1, 0]), np.array([0, 1]))
+    on.put_blocks(out, at, blocks.mT)
+    assert torch.equal(out[2, 1, :, 0], blocks[0].mT)
+    assert torch.equal(out[0, 0, :, 1], blocks[1].mT)
+    assert int((out != 0).sum()) == blocks.numel()
 
 
 def decaying_rows(boxes, size, columns, dtype=torch.float64, ratio=0.3):

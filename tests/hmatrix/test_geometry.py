@@ -9,16 +9,14 @@ from scipy.spatial import cKDTree
 from kinji.hmatrix import geometry
 from kinji.hmatrix.geometry import (
     GEOMETRIES,
-    check_points,
     cube_surface,
     fibonacci_sphere,
-    measure_cells,
     molecule,
     place_points,
-    points_from_file,
-    self_term,
     uniform_cube,
 )
+from kinji.hmatrix.point_cloud import check_points, measure_cells
+from kinji.hmatrix.point_file import points_from_file
 
 
 def nearest(points):
@@ -130,15 +128,6 @@ def test_what_cannot_be_estimated_is_refused():
         measure_cells(fibonacci_sphere(1), dimension=2)
     with pytest.raises(ValueError, match="dimension = 4"):
         measure_cells(fibonacci_sphere(9), dimension=4)
-
-
-def test_self_term_is_the_average_of_the_kernel_over_the_disc_of_a_point():
-    side = 4.0 * math.sqrt(math.pi) / 2.0
-    grid = torch.linspace(-side, side, 2000, dtype=torch.float64)
-    r = torch.hypot(grid[:, None], grid[None, :])
-    disc = r < 2.0
-    assert self_term(4.0 * math.pi) == pytest.approx(float((1.0 / r[disc]).mean()), rel=2e-3)
-    assert self_term(4.0 * math.pi) == pytest.approx(1.0)
 
 
 def test_text_comes_back_to_the_bit(tmp_path):

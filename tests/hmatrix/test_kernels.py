@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.integrate import quad
 
-from kinji.hmatrix.geometry import GEOMETRIES, fibonacci_sphere, place_points, self_term
+from kinji.hmatrix.geometry import GEOMETRIES, fibonacci_sphere, place_points
 from kinji.hmatrix.kernels import FAR_AWAY, Kernel, natural_diagonal, product_by_rows, true_product
 from tests.hmatrix.problems import cube_points, relative_error
 
@@ -139,7 +139,7 @@ def test_the_natural_diagonal_is_the_average_over_disc_and_ball(name, scale, rad
 
 def test_natural_diagonals_in_closed_form():
     assert natural_diagonal("laplace", 4 * math.pi, dimension=2) == pytest.approx(1.0, rel=1e-15)
-    assert natural_diagonal("laplace", 5.0, dimension=2) == pytest.approx(self_term(5.0), rel=1e-15)
+    assert natural_diagonal("laplace", 5.0, dimension=2) == pytest.approx(2.0 / math.sqrt(5.0 / math.pi), rel=1e-15)
     assert natural_diagonal("laplace", 32 / 3 * math.pi, dimension=3) == pytest.approx(0.75, rel=1e-15)
     assert {natural_diagonal(name, 7.0, 3.0, dimension=2) for name in ("gaussian", "exponential", "matern")} == {1.0}
 

@@ -45,14 +45,17 @@ def inverse_from_factors(levels, root, substitution):
     """The inverse that a factorization stands for, on the places of its finest level.
 
     With ``V`` for ``(D + L)^-1`` and ``Y = U^T - U^T A C V C^T`` it is ``Y^T X Y + C V^T D V C^T``, where X is that of
-    the next level.
+    the next level; in Y of the parallel substitution, blocks of distinct boxes meet ``D^-1`` in place of V.
     """
     if not levels:
         triangle = root.triangles[0].tril()
         return torch.linalg.inv(triangle @ triangle.mT)
     C, U, A, D, L = split_level(levels[0])
     V = inverted_couplings(D, L, substitution)
-    Y = U.mT - U.mT @ A @ C @ V @ C.mT
+    own, sizes = torch.zeros_like(A), (len(levels[0].lift), levels[0].basis.order.shape[1])
+    own.view(*sizes, *sizes).diagonal(dim1=0, dim2=2).copy_(levels[0].blocks[: sizes[0]].permute(1, 2, 0))
+    passed_on = torch.linalg.inv(D) if substitution == "parallel" else V
+    Y = U.mT - U.mT @ (own @ C @ V + (A - own) @ C @ passed_on) @ C.mT
     return Y.mT @ inverse_from_factors(levels[1:], root, substitution) @ Y + C @ V.mT @ D @ V @ C.mT
 
 

@@ -60,13 +60,22 @@ class BasisLevel:
 
     def ordered(self, xBMK: Tensor) -> tuple[Tensor, Tensor]:
         """Split rows into those of the skeleton ``(B, R, K)`` and of the complement ``(B, C, K)``."""
-        rows = xBMK.gather(1, self.order[:, :, None].expand_as(xBMK))
+        rows = xBMK.flatten(0, 1).index_select(0, self._rows.flatten()).view_as(xBMK)
         return rows[:, : self.rank], rows[:, self.rank :]
 
     def placed(self, skeletonBRK: Tensor, complementBCK: Tensor) -> Tensor:
         """Bring rows back to the order of the places, ``(B, M, K)``: the inverse of `ordered`."""
-        rows = torch.cat([skeletonBRK, complementBCK], dim=1)
-        return torch.empty_like(rows).scatter_(1, self.order[:, :, None].expand_as(rows), rows)
+        boxes, size = self.order.shape
+        rows = skeletonBRK.new_empty(boxes * size, skeletonBRK.shape[2])
+        for part, numbers in ((skeletonBRK, self._rows[:, : self.rank]), (complementBCK, self._rows[:, self.rank :])):
+            rows.index_copy_(0, numbers.flatten(), part.flatten(0, 1))
+        return rows.view(boxes, size, -1)
+
+    @property
+    def _rows(self) -> Tensor:
+        """Places in order, numbered over all boxes, shape ``(B, M)``."""
+        boxes, size = self.order.shape
+        return self.order + size * torch.arange(boxes, device=self.order.device)[:, None]
 
 
 def near_blocks(on: Executor, kernel: Kernel, tree: ClusterTree, places: Tensor, near: Tensor, like: Tensor) -> Tensor:
@@ -128,7 +137,8 @@ def sketch_fill_ins(
     if variant == "2023":
         factors = on.factorize(blocks[:boxes].clone(), "cholesky")
         check_factors(factors.info, "fill-ins of a level")
-        farBMZ += on.multiply_pairs(blocks, near, on.solve(factors, random), boxes)
+        inverted = on.solve(factors, random)
+        on.multiply_pairs(blocks, near, inverted, inverted, farBMZ, farBMZ, boxes)
     elif variant == "sc22":
         gram = _sketch_gram(on, blocks, near, random)
         length, gram_length = (x.square().sum(dim=(1, 2), keepdim=True).sqrt() for x in (farBMZ, gram))

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kinji.hmatrix.geometry import check_points
 from kinji.hmatrix.kernels import FAR_AWAY
+from kinji.hmatrix.point_cloud import check_points
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ def build_tree(points: Tensor, *, leaf_size: int) -> ClusterTree:
     Raises
     ------
     TypeError, ValueError
-        If the points are unusable (`geometry.check_points`) or ``leaf_size`` is below 1.
+        If the points are unusable (`point_cloud.check_points`) or ``leaf_size`` is below 1.
     """
     check_points(points)
     if leaf_size < 1:

@@ -32,7 +32,7 @@ from torch import Tensor
 from kinji.hmatrix.admissibility import LevelPairs, Pairs, coarsest_far_level
 from kinji.hmatrix.basis import check_factors
 from kinji.hmatrix.cluster_tree import ClusterTree
-from kinji.hmatrix.executor import Executor, Factors, Method, Part
+from kinji.hmatrix.executor import Executor, Factors, Method
 
 Number = TypeVar("Number", float, Tensor)
 BOXES_AT_ONCE = 16
@@ -134,8 +134,12 @@ class _SharedExecutor:
             check_factors(ranks.gather(factors.info, [len(aBCC)] * ranks.size), f"level {self._halo.level}")
         return factors
 
-    def multiply_pairs(self, blocksPMM: Tensor, pairs: Tensor, xBMK: Tensor, own: int, part: Part = "both") -> Tensor:
-        return self._on.multiply_pairs(blocksPMM, pairs, self._halo.extend(xBMK), own, part)[: len(xBMK)]
+    def multiply_pairs(
+        self, blocksPMM: Tensor, pairs: Tensor, xBMK: Tensor, yBMK: Tensor, lower: Tensor, upper: Tensor, own: int
+    ) -> None:
+        x = self._halo.extend(xBMK)
+        y = x if yBMK is xBMK else self._halo.extend(yBMK)
+        self._on.multiply_pairs(blocksPMM, pairs, x, y, lower, upper, own)
 
 
 @dataclass(frozen=True)
@@ -207,15 +211,19 @@ class LevelShare:
         children = xBMK.reshape(2 * len(xBMK), xBMK.shape[1] // 2, *xBMK.shape[2:])
         return children[self.own] if self.gathers else children
 
-    def child_blocks(self, blocks: Tensor) -> tuple[Tensor, Pairs]:
-        """Return all blocks that the near blocks of the parents are made of, from those of near and far; and pairs."""
-        pairs = np.concatenate([self.near.pairs, self.far.pairs])
+    def child_blocks(self, schur: Tensor, lifted: Tensor, couplings: Tensor) -> list[tuple[Tensor, Pairs]]:
+        """Return all blocks that the near blocks of the parents are made of, with their pairs.
+
+        They come from those of the rank's boxes with themselves, of its other near pairs and of its far pairs.
+        """
+        boxes, near, far = len(schur), self.near.pairs, self.far.pairs
         if not self.gathers:
-            return blocks, pairs
+            return [(schur, near[:boxes]), (lifted, near[boxes:]), (couplings, far)]
+        blocks, pairs = torch.cat([schur, lifted, couplings]), np.concatenate([near, far])
         each, every = self.boxes // self.ranks.size, np.concatenate([self.every.near, self.every.far])
         owner, mine = every[:, 0] // each, pairs[:, 0] // each == self.ranks.rank
         counts = np.bincount(owner, minlength=self.ranks.size).tolist()
-        return self.ranks.gather(blocks[torch.from_numpy(mine)], counts), every[np.argsort(owner, kind="stable")]
+        return [(self.ranks.gather(blocks[torch.from_numpy(mine)], counts), every[np.argsort(owner, kind="stable")])]
 
     def draw(self, shape: Sequence[int], generator: torch.Generator, dtype: torch.dtype) -> Tensor:
         """Return normally distributed numbers of the rank's boxes, ``(B, *shape)``: those that one rank would draw."""

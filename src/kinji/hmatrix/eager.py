@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from kinji.hmatrix.executor import Factors, Method, Part
+from kinji.hmatrix.executor import Factors, Method, Numbers
 from kinji.hmatrix.kernels import Kernel, batches
 
 
@@ -79,6 +79,23 @@ def _chosen(matrices: Tensor, index: Tensor | None, batch: slice) -> Tensor:
     return matrices[batch] if index is None else matrices[index[batch]]
 
 
+def subtract_product(c: Tensor, a: Tensor, b: Tensor, *, transpose_a: bool = False, transpose_b: bool = False) -> None:
+    """See `executor.Executor`."""
+    c.baddbmm_(a.mT if transpose_a else a, b.mT if transpose_b else b, alpha=-1.0)
+
+
+def take(blocksBMM: Tensor, rowsBI: Tensor, columnsBJ: Tensor) -> Tensor:
+    """See `executor.Executor`."""
+    every = torch.arange(len(rowsBI), device=rowsBI.device)[:, None, None]
+    return blocksBMM[every, rowsBI[:, :, None], columnsBJ[:, None, :]]
+
+
+def put_blocks(out: Tensor, at: tuple[Numbers, Numbers, Numbers], blocksPRR: Tensor) -> None:
+    """See `executor.Executor`."""
+    numbers, rows, columns = (torch.from_numpy(index).to(out.device) for index in at)
+    out[numbers, rows, :, columns] = blocksPRR
+
+
 def factorize(aBCC: Tensor, method: Method) -> Factors:
     """See `executor.Executor`."""
     if method == "lu":
@@ -98,14 +115,26 @@ def solve(factors: Factors, bBCK: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(factors.triangles.mT, half, upper=True)
 
 
-def multiply_pairs(blocksPMM: Tensor, pairs: Tensor, xBMK: Tensor, own: int, part: Part = "both") -> Tensor:
+def multiply_pairs(
+    blocksPMM: Tensor, pairs: Tensor, xBMK: Tensor, yBMK: Tensor, lower: Tensor, upper: Tensor, own: int
+) -> None:
     """See `executor.Executor`."""
-    out = torch.zeros_like(xBMK)
     for batch in batches(len(pairs) - own, xBMK[0].nbytes, xBMK.device):
         blocks, (i, j) = blocksPMM[own:][batch], pairs[own:][batch].T
-        if part != "upper":
-            out.index_add_(0, i, blocks @ xBMK[j])
-        if part != "lower":
-            distinct = (i != j)[:, None, None]  # a product with zeros is cheaper than a choice of blocks
-            out.index_add_(0, j, blocks.mT @ (xBMK[i] * distinct))
+        _add_products(lower, i, i < len(lower), blocks @ xBMK[j])
+        _add_products(upper, j, (j < len(upper)) & (i != j), blocks.mT @ yBMK[i])
+
+
+def _add_products(sums: Tensor, box: Tensor, counts: Tensor, products: Tensor) -> None:
+    products *= counts[:, None, None]  # cheaper than a choice of blocks
+    sums.index_add_(0, box.clamp(max=len(sums) - 1), products)
+
+
+def project(blocksPMM: Tensor, pairs: Tensor, basesBMR: Tensor) -> Tensor:
+    """See `executor.Executor`."""
+    rank = basesBMR.shape[2]
+    out = blocksPMM.new_empty(len(blocksPMM), rank, rank)
+    for batch in batches(len(out), 4 * blocksPMM[:1].nbytes, blocksPMM.device):
+        i, j = pairs[batch].T
+        torch.bmm(basesBMR[i].mT, blocksPMM[batch] @ basesBMR[j], out=out[batch])
     return out

@@ -10,15 +10,19 @@ right-hand sides.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal, NamedTuple, Protocol, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kinji.hmatrix.kernels import Kernel
 
 Method = Literal["cholesky", "lu"]
+Numbers = NDArray[np.int64]
 
 
 class Factors(NamedTuple):
@@ -75,23 +79,50 @@ class Executor(Protocol):
     ) -> Tensor:
         """Return ``op(a[left[p]]) @ op(b[right[p]])`` for every p; without indices, ``a[p]`` and ``b[p]``."""
 
+    def subtract_product(
+        self, c: Tensor, a: Tensor, b: Tensor, *, transpose_a: bool = False, transpose_b: bool = False
+    ) -> None:
+        """Subtract ``op(a[p]) @ op(b[p])`` from ``c[p]`` for every p."""
+
+    def take(self, blocksBMM: Tensor, rowsBI: Tensor, columnsBJ: Tensor) -> Tensor:
+        """Return the rows and columns of every block, shape ``(B, I, J)``."""
+
+    def project(self, blocksPMM: Tensor, pairs: Tensor, basesBMR: Tensor) -> Tensor:
+        """Return ``bases_i^T A_ij bases_j`` for every pair (i, j), shape ``(P, R, R)``."""
+
+    def put_blocks(self, out: Tensor, at: tuple[Numbers, Numbers, Numbers], blocksPRR: Tensor) -> None:
+        """Write block p to ``out[n[p], r[p], :, c[p]]``, with n, r and c from ``at``; out is ``(B, 2, R, 2, R)``."""
+
     def factorize(self, aBCC: Tensor, method: Method) -> Factors:
         """Factorize symmetric matrices; the input is overwritten."""
 
     def solve(self, factors: Factors, bBCK: Tensor) -> Tensor:
         """Return the solutions, shape ``(B, C, K)``."""
 
-    def multiply_pairs(self, blocksPMM: Tensor, pairs: Tensor, xBMK: Tensor, own: int, part: Part = "both") -> Tensor:
-        """Return ``y_i = sum A_ij x_j`` over the pairs (i, j) from number ``own`` on, ``A_ji = A_ij^T`` included.
+    def multiply_pairs(
+        self, blocksPMM: Tensor, pairs: Tensor, xBMK: Tensor, yBMK: Tensor, lower: Tensor, upper: Tensor, own: int
+    ) -> None:
+        """Add ``A_ij x_j`` to ``lower_i`` and, if i and j differ, ``A_ij^T y_i`` to ``upper_j``.
 
-        Pairs before the number of boxes are those of a box with itself and count once. ``part`` is "lower" or "upper"
-        to take only A_ij or only A_ij^T, i > j.
+        Over the pairs (i, j) from number ``own`` on. The sums may be one tensor; boxes beyond their end get none.
         """
-
-
-Part = Literal["both", "lower", "upper"]
 
 
 def executor(device: torch.device) -> Executor:
     """Return the routines for a device: `compiled` on CPUs, `eager` elsewhere."""
     return cast(Executor, importlib.import_module(f"kinji.hmatrix.{'compiled' if device.type == 'cpu' else 'eager'}"))
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Leave the cores to numba's threads.
+
+    Those and torch's are of two OpenMP libraries. The threads of each spin for some ms after a loop and keep those of
+    the other from their cores; what is left to torch here is not worth a second thread.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""Point sets of the test problems, in one scale, and the checks every point set must pass.
+"""Point sets of the test problems, in one scale.
 
 Each point of a surface owns the area of a disc of radius 2 and each point of a volume that of a ball of radius 2,
 whatever the shape and the number of points: kernels, length scales and natural diagonals mean the same everywhere.
@@ -7,20 +7,16 @@ whatever the shape and the number of points: kernels, length scales and natural 
 import math
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 OWNED_RADIUS = 2.0
 CELL_AREA = math.pi * OWNED_RADIUS**2
 CELL_VOLUME = 4.0 / 3.0 * math.pi * OWNED_RADIUS**3
-NEIGHBOURS = 16
-"""Neighbours of a point that say how densely the points around it lie."""
 ATOM_CANDIDATES = 64
 """Centres in a cube of edge 2, of which `molecule` keeps those in the unit ball; their spacing is 1/2."""
 ATOM_RADIUS = 0.3
@@ -254,160 +250,3 @@ GEOMETRIES: dict[str, Geometry] = {
     "molecule": Geometry(molecule, 2),
     "uniform_cube": Geometry(uniform_cube, 3),
 }
-
-
-def points_from_file(path: str | Path, *, device: str = "cpu") -> Tensor:
-    """Read points in the units of the file; `measure_cells` says what each of them owns.
-
-    Parameters
-    ----------
-    path : str or Path
-        An ``.npy`` array of shape ``(n, 3)`` or wider, or text with ``x y z`` at the start of each line. Further
-        columns, empty lines and whatever follows a ``#`` are skipped.
-    device : str
-        Torch device of the result.
-
-    Returns
-    -------
-    Tensor
-        Points, shape ``(n, 3)``, float64.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be read.
-    ValueError
-        If a row is no point, or there is none; the message names the file, the line and what is wrong.
-    """
-    path = Path(path)
-    points = _read_array(path) if path.suffix == ".npy" else _read_text(path)
-    if len(points) == 0:
-        raise ValueError(f"{path}: no points in it")
-    return torch.from_numpy(points).to(device)
-
-
-def _read_text(path: Path) -> NDArray[np.float64]:
-    rows = []
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for number, line in enumerate(lines, start=1):
-            fields = line.partition("#")[0].split()
-            if fields:
-                rows.append(_coordinates(fields, f"{path}, line {number}"))
-    return np.array(rows, dtype=np.float64)
-
-
-def _coordinates(fields: list[str], where: str) -> tuple[float, ...]:
-    if len(fields) < 3:
-        raise ValueError(f"{where}: {len(fields)} of the 3 coordinates x y z")
-    try:
-        point = float(fields[0]), float(fields[1]), float(fields[2])
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
-    if not all(map(math.isfinite, point)):
-        raise ValueError(f"{where}: coordinates {' '.join(fields[:3])} are not all finite")
-    return point
-
-
-def _read_array(path: Path) -> NDArray[np.float64]:
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: not a complete .npy array of numbers: {error}") from error
-    if array.dtype.kind not in "iuf" or array.ndim != 2 or array.shape[1] < 3:
-        raise ValueError(f"{path}: {array.dtype} of shape {array.shape} where rows of 3 real coordinates are expected")
-    points = np.ascontiguousarray(array[:, :3], dtype=np.float64)
-    bad = ~np.isfinite(points).all(axis=1)
-    if bad.any():
-        raise ValueError(f"{path}, row {bad.argmax()}: a coordinate is not finite")
-    return points
-
-
-def measure_cells(points: Tensor, *, dimension: int) -> float:
-    """Estimate the area or volume that a point owns where only the points are known, such as from a file.
-
-    A disc or ball up to neighbour j holds about j + 1/2 cells: the mean over 16 neighbours, the median over all points.
-    With 16384 points it is within 7 % on each of `GEOMETRIES`; with 1500, 24 % low on the molecule.
-
-    Parameters
-    ----------
-    points : Tensor
-        At least two points that cover a surface or volume evenly, shape ``(n, 3)``.
-    dimension : int
-        2 for a surface, 3 for a volume.
-
-    Returns
-    -------
-    float
-        Area or volume in squared or cubed units of the coordinates.
-
-    Raises
-    ------
-    ValueError
-        If the dimension is neither or there are fewer than two points.
-    """
-    if dimension not in (2, 3):
-        raise ValueError(f"dimension = {dimension}: 2 for a surface, 3 for a volume")
-    if len(points) < 2:
-        raise ValueError(f"{len(points)} point: one point alone does not show what it owns")
-    neighbours = min(NEIGHBOURS, len(points) - 1)
-    host = points.cpu().numpy()
-    radiusNJ = cKDTree(host).query(host, k=np.arange(2, neighbours + 2))[0]  # the first neighbour is the point itself
-    cellsJ = 1.5 + np.arange(neighbours)
-    unit = math.pi if dimension == 2 else 4.0 / 3.0 * math.pi
-    return unit * float(np.median(np.mean(radiusNJ**dimension, axis=1))) / float(cellsJ.mean())
-
-
-def self_term(area_per_point: float) -> float:
-    """Average of ``1/r`` over the disc that one surface point owns: the natural diagonal of the kernel.
-
-    A disc of radius ``p`` has the integral ``2 pi p`` and the area ``pi p^2``, so the average is ``2 / p``.
-
-    Parameters
-    ----------
-    area_per_point : float
-        Surface area divided by the number of points, in squared units of length.
-
-    Returns
-    -------
-    float
-        Diagonal entry in inverse units of length; 1 for `fibonacci_sphere`.
-    """
-    return 2.0 / math.sqrt(area_per_point / math.pi)
-
-
-def check_points(points: Tensor) -> None:
-    """Refuse point sets on which a kernel matrix is undefined or singular.
-
-    Parameters
-    ----------
-    points : Tensor
-        Candidate point set, shape ``(n, 3)``, float64.
-
-    Raises
-    ------
-    TypeError
-        If the points are not float64.
-    ValueError
-        If the shape is wrong, a coordinate is not finite, or two points coincide.
-    """
-    if points.dtype != torch.float64:
-        raise TypeError(f"points are {points.dtype}: convert them to torch.float64")
-    if points.ndim != 2 or points.shape[1] != 3 or points.shape[0] == 0:
-        raise ValueError(f"points have shape {tuple(points.shape)}: pass one row of 3 coordinates per point")
-    bad = ~torch.isfinite(points).all(dim=1)
-    if bad.any():
-        raise ValueError(f"point {int(bad.nonzero()[0])} has a coordinate that is not finite: remove or mend it")
-    order = _lexicographic_order(points + 0.0)  # a sort of bits, as on a GPU, tells -0.0 from 0.0
-    twins = (points[order[1:]] == points[order[:-1]]).all(dim=1).nonzero().flatten()
-    if twins.numel():
-        at = twins[order[twins].argmin()]
-        raise ValueError(
-            f"points {int(order[at])} and {int(order[at + 1])} coincide: merge duplicates, their rows are equal"
-        )
-
-
-def _lexicographic_order(points: Tensor) -> Tensor:
-    order = torch.arange(len(points), device=points.device)
-    for axis in (2, 1, 0):
-        order = order[points[order, axis].argsort(stable=True)]
-    return order

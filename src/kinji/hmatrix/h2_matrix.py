@@ -15,7 +15,7 @@ from kinji.hmatrix.admissibility import LevelPairs, find_pairs, sample_far_field
 from kinji.hmatrix.basis import OVERSAMPLING, BasisLevel, FillIns, near_blocks, sketch_fill_ins
 from kinji.hmatrix.cluster_tree import ClusterTree, build_tree
 from kinji.hmatrix.distributed import Ranks, Shares, share_out
-from kinji.hmatrix.executor import Executor, executor
+from kinji.hmatrix.executor import Executor, executor, one_torch_thread
 from kinji.hmatrix.kernels import Kernel
 from kinji.hmatrix.memory import check_memory
 
@@ -75,14 +75,15 @@ class H2Matrix:
     levels: dict[int, BasisLevel]
     couplings: dict[int, Tensor]
 
+    @one_torch_thread()
     def matvec(self, xNK: Tensor) -> Tensor:
         """Multiply with vectors ``(N, K)`` in O(N): up the tree, across the far pairs, down the tree."""
         field, own, leaves = self.field, self.field.shares.own, self.field.shares.levels[-1].near
         leaf_x = own.scatter(xNK.to(field.blocks.dtype))
         upward = self._ascend(leaf_x)
-        product = leaves.routines(field.on).multiply_pairs(field.blocks, leaves.local, leaf_x, 0)
-        if self.levels:
-            product += self._descend(upward)
+        product = self._descend(upward) if self.levels else torch.zeros_like(leaf_x)
+        on = leaves.routines(field.on)
+        on.multiply_pairs(field.blocks, leaves.local, leaf_x, leaf_x, product, product, 0)
         return own.gather(product).to(xNK.dtype)
 
     @property
@@ -104,13 +105,14 @@ class H2Matrix:
         for level in sorted(self.levels):
             basis, share = self.levels[level], self.field.shares.levels[level]
             on = share.far.routines(self.field.on)
-            skeleton = on.multiply_pairs(self.couplings[level], share.far.local, upward[level], 0)
-            if yBMK is not None:
-                skeleton += share.split(yBMK)
+            x = upward[level]
+            skeleton = torch.zeros_like(x) if yBMK is None else share.split(yBMK)
+            on.multiply_pairs(self.couplings[level], share.far.local, x, x, skeleton, skeleton, 0)
             yBMK = basis.placed(skeleton, on.multiply(basis.interpolation, skeleton))
         return cast(Tensor, yBMK)
 
 
+@one_torch_thread()
 def build_near_field(
     kernel: Kernel,
     points: Tensor,
@@ -167,6 +169,7 @@ def build_near_field(
     return NearField(kernel, tree, pairs, near_blocks(on, kernel, tree, places, near, like), on, shares)
 
 
+@one_torch_thread()
 def compress(
     field: NearField,
     *,

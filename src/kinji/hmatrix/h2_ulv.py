@@ -30,9 +30,8 @@ from torch import Tensor
 
 from kinji.hmatrix.admissibility import Pairs
 from kinji.hmatrix.basis import BasisLevel, check_factors
-from kinji.hmatrix.executor import Executor, Factors, Method
+from kinji.hmatrix.executor import Executor, Factors, Method, one_torch_thread
 from kinji.hmatrix.h2_matrix import H2Matrix
-from kinji.hmatrix.kernels import batches
 
 Lift = Literal["decoupled", "orthonormal"]
 
@@ -66,9 +65,9 @@ class FactorLevel:
 
     def lifts(self, on: Executor) -> Tensor:
         """Return ``U = E - C N`` of every box, shape ``(B, M, R)``."""
-        boxes, _, rank = self.lift.shape
-        unit = torch.eye(rank, dtype=self.lift.dtype, device=self.lift.device).expand(boxes, rank, rank)
-        return self.basis.placed(unit + on.multiply(self.basis.interpolation, self.lift, transpose_a=True), -self.lift)
+        skeleton = on.multiply(self.basis.interpolation, self.lift, transpose_a=True)
+        skeleton.diagonal(dim1=1, dim2=2).add_(1.0)
+        return self.basis.placed(skeleton, -self.lift)
 
     @property
     def flops(self) -> float:
@@ -133,6 +132,7 @@ def _published_flops(level: FactorLevel) -> float:
     return 4.0 * n**3 * ordered_pairs + boxes * (2.0 * n * r * (n + r) + r**3 / 3.0 + n * r**2 + 2.0 * s**2 * r)
 
 
+@one_torch_thread()
 def factorize(matrix: H2Matrix, *, lift: Lift = "decoupled", method: Method = "cholesky") -> H2Factor:
     """Factorize level by level from the leaves, merging skeleton blocks into the next level's near blocks.
 
@@ -171,8 +171,8 @@ def factorize(matrix: H2Matrix, *, lift: Lift = "decoupled", method: Method = "c
             metric = share.gather(own_metric)
         levels.append(FactorLevel(basis, complements, response, lift == "decoupled", blocks, share.near.local))
         lifted = lifted_blocks(on, levels[-1], share.near.extend(levels[-1].lifts(on)))
-        skeleton_blocks, children = share.child_blocks(torch.cat([schur, lifted, matrix.couplings[level]]))
-        blocks = merge_blocks(skeleton_blocks, children, field.shares.levels[level - 1].near.pairs)
+        children = share.child_blocks(schur, lifted, matrix.couplings[level])
+        blocks = merge_blocks(on, children, field.shares.levels[level - 1].near.pairs)
     root = on.factorize(_dense(blocks, field.pairs[-1 - len(levels)].near)[None], method)
     check_factors(root.info, "root")
     return H2Factor(matrix, levels, root)
@@ -210,26 +210,26 @@ def eliminate_complements(
     numpy.linalg.LinAlgError
         If a complement block is not positive definite, or singular.
     """
-    own, cross, skeleton = _split_diagonal(on, blocks, basis)
+    own, cross, schur = _split_diagonal(on, blocks, basis)
     complements = on.factorize(own, method)
     check_factors(complements.info, f"level {level}")
     response = on.solve(complements, cross)
-    return complements, response, skeleton - on.multiply(cross, response, transpose_a=True)
+    on.subtract_product(schur, cross, response, transpose_a=True)
+    return complements, response, schur
 
 
 def _split_diagonal(on: Executor, blocks: Tensor, basis: BasisLevel) -> tuple[Tensor, Tensor, Tensor]:
     """Return ``C^T A C``, ``C^T A E`` and ``E^T A E`` of the diagonal blocks."""
-    (boxes, complement, rank), T = basis.interpolation.shape, basis.interpolation
-    own, cross = T.new_empty(boxes, complement, complement), torch.empty_like(T)
-    skeleton = T.new_empty(boxes, rank, rank)
-    for batch in batches(boxes, 4 * blocks[0].nbytes, blocks.device):
-        diagonal, order = blocks[:boxes][batch], basis.order[batch]
-        diagonal = diagonal.gather(1, order[:, :, None].expand_as(diagonal))
-        diagonal = diagonal.gather(2, order[:, None, :].expand_as(diagonal))
-        rows = diagonal[:, rank:] - on.multiply(T[batch], diagonal[:, :rank])
-        skeleton[batch], cross[batch] = diagonal[:, :rank, :rank], rows[:, :, :rank]
-        own[batch] = rows[:, :, rank:] - on.multiply(rows[:, :, :rank], T[batch], transpose_b=True)
-    return own, cross, skeleton
+    (boxes, _, rank), T = basis.interpolation.shape, basis.interpolation
+    skeleton, complement = basis.order[:, :rank], basis.order[:, rank:]
+    own, cross, kept = (
+        on.take(blocks[:boxes], rows, columns)
+        for rows, columns in ((complement, complement), (complement, skeleton), (skeleton, skeleton))
+    )
+    on.subtract_product(own, T, cross, transpose_b=True)
+    on.subtract_product(cross, T, kept)
+    on.subtract_product(own, cross, T, transpose_b=True)
+    return own, cross, kept
 
 
 def orthogonal_lift(on: Executor, basis: BasisLevel, metric: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -274,25 +274,20 @@ def lifted_blocks(on: Executor, level: FactorLevel, lifts: Tensor | None = None)
 
     ``lifts`` are those of all boxes that the pairs number, by default of the boxes of the level.
     """
-    boxes, _, rank = level.lift.shape
-    lifts = level.lifts(on) if lifts is None else lifts
-    blocks, near = level.blocks[boxes:], level.near[boxes:]
-    lifted = blocks.new_empty(len(blocks), rank, rank)
-    for batch in batches(len(blocks), 4 * blocks[:1].nbytes, blocks.device):
-        i, j = near[batch].T.contiguous()
-        lifted[batch] = on.multiply(lifts, on.multiply(blocks[batch], lifts, right=j), left=i, transpose_a=True)
-    return lifted
+    boxes, lifts = len(level.lift), level.lifts(on) if lifts is None else lifts
+    return on.project(level.blocks[boxes:], level.near[boxes:], lifts)
 
 
-def merge_blocks(blocks: Tensor, children: Pairs, parents: Pairs) -> Tensor:
+def merge_blocks(on: Executor, children: list[tuple[Tensor, Pairs]], parents: Pairs) -> Tensor:
     """Assemble the near blocks of a level from the blocks of its children.
 
     Parameters
     ----------
-    blocks : Tensor
-        Skeleton blocks of the children, near and far, shape ``(P', R, R)``.
-    children : ndarray
-        Pairs (i, j), i >= j, of the children, shape ``(P', 2)``; their parents are exactly ``parents``.
+    on : Executor
+        Batched routines.
+    children : list of (Tensor, ndarray)
+        Skeleton blocks of the children, shape ``(P', R, R)``, and their pairs (i, j), i >= j, shape ``(P', 2)``; the
+        parents of all of them are exactly ``parents``.
     parents : ndarray
         Near pairs of the parents, shape ``(P, 2)``.
 
@@ -301,16 +296,19 @@ def merge_blocks(blocks: Tensor, children: Pairs, parents: Pairs) -> Tensor:
     Tensor
         Shape ``(P, 2 R, 2 R)``.
     """
-    rank, boxes = blocks.shape[1], int(parents.max()) + 1
+    rank, boxes = children[0][0].shape[1], int(parents.max()) + 1
     keys = parents @ [boxes, 1]
     order = np.argsort(keys)
-    i, j = children.T
-    slot = order[np.searchsorted(keys[order], (children // 2) @ [boxes, 1])]
-    merged = blocks.new_empty(len(parents), 2, rank, 2, rank)
-    merged[slot, i % 2, :, j % 2] = blocks
-    mirrored = (i // 2 == j // 2) & (i != j)
-    merged[slot[mirrored], j[mirrored] % 2, :, i[mirrored] % 2] = blocks[torch.from_numpy(mirrored)].mT
-    return merged.reshape(len(parents), 2 * rank, 2 * rank)
+    merged = children[0][0].new_empty(len(parents), 2, rank, 2, rank)
+    for blocks, pairs in children:
+        i, j = pairs.T
+        slot = order[np.searchsorted(keys[order], (pairs // 2) @ [boxes, 1])]
+        on.put_blocks(merged, (slot, i % 2, j % 2), blocks)
+        mirrored = (i // 2 == j // 2) & (i != j)
+        if mirrored.any():
+            at = slot[mirrored], j[mirrored] % 2, i[mirrored] % 2
+            on.put_blocks(merged, at, blocks[torch.from_numpy(mirrored)].mT)
+    return merged.view(len(parents), 2 * rank, 2 * rank)
 
 
 def _dense(blocks: Tensor, near: Pairs) -> Tensor:

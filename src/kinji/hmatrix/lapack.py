@@ -8,7 +8,8 @@ Each call is one library call: inside `one_blas_thread`, on the thread that make
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -47,9 +48,11 @@ def _controller() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def one_blas_thread() -> AbstractContextManager[Any]:
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
     """Keep the BLAS libraries to one thread for each thread that calls them."""
-    return _controller().limit(limits=1, user_api="blas")
+    with _controller().limit(limits=1, user_api="blas"):
+        yield
 
 
 @njit(cache=True, inline="always")

@@ -254,8 +254,10 @@ def _in_precision_of(field: NearField, options: SolverOptions) -> NearField:
 
 
 def _columns(x: Tensor, size: int) -> Tensor:
-    if x.ndim not in (1, 2) or len(x) != size:
-        raise ValueError(f"vectors have shape {tuple(x.shape)}: expected ({size},) or ({size}, number of vectors)")
+    if x.ndim not in (1, 2) or len(x) != size or x.numel() == 0:
+        raise ValueError(
+            f"vectors have shape {tuple(x.shape)}: expected ({size},) or ({size}, number of vectors), at least one"
+        )
     return x.reshape(size, -1)
 
 
