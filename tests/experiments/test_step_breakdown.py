@@ -1,4 +1,5 @@
 import json
+import pickle
 from dataclasses import replace
 
 import pandas as pd
@@ -143,6 +144,12 @@ def test_what_is_predicted_uses_no_measurement_of_it():
     assert forward.loc["resnet50", "modelled_seconds"] == 1.0 > forward.loc["resnet18", "modelled_seconds"]
     assert forward.loc["resnet50", "measured_seconds"] == 7.0
     assert list(predictions(replace(case, predicted=()), rows)) == []
+
+
+def test_ranks_are_started_with_whatever_a_case_runs_with(monkeypatch):
+    monkeypatch.setattr(ranks.multiprocessing, "spawn", lambda rank, given, nprocs: pickle.dumps((rank, given)))
+    with pytest.raises(FileNotFoundError):  # as no rank has run
+        next(measure(CASE, replace(CONTEXT, out_of_time=lambda: True)))
 
 
 @pytest.mark.parametrize(

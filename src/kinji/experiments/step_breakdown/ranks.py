@@ -15,7 +15,7 @@ from torch import distributed, multiprocessing
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from kinji.experiments.cases import StepBreakdownCase
-from kinji.experiments.context import Context
+from kinji.experiments.context import Context, Progress
 from kinji.experiments.step_breakdown.prediction import collectives_case
 from kinji.experiments.step_breakdown.stopwatch import Stopwatch, clock_of
 from kinji.experiments.step_breakdown.structure import rank_count_difference, structure_rows
@@ -25,7 +25,8 @@ from kinji.experiments.step_breakdown.trials import KFACTrial, Row, SGDTrial, Tr
 def run_ranks(case: StepBreakdownCase, context: Context) -> Iterator[Row]:
     """Start the ranks of a case, and yield what each of them observed."""
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(_rank, (case, context, folder), nprocs=case.ranks)
+        seen = (context.device, context.threads, context.progress)  # what can be sent to another process
+        multiprocessing.spawn(_rank, (case, seen, folder), nprocs=case.ranks)
         for rank in range(case.ranks):
             yield from json.loads((Path(folder) / f"{rank}.json").read_text())
 
@@ -84,7 +85,8 @@ def _rounds(trials: Sequence[Trial], repetitions: int, context: Context, modes: 
             yield from (row | {"repetition": repetition - 1} for row in rows)
 
 
-def _rank(rank: int, case: StepBreakdownCase, context: Context, folder: str) -> None:
+def _rank(rank: int, case: StepBreakdownCase, seen: tuple[str, int, Progress], folder: str) -> None:
+    context = Context(*seen)
     torch.set_num_threads(max(1, context.threads // case.ranks))
     device = torch.device(context.device, rank) if context.device == "cuda" else None
     if device:
