@@ -115,7 +115,7 @@ class OurSide:
         self.parts = Parts()
         self.parts.watch(self.kfac, "invert", "inverses")
         self.parts.watch(self.kfac, "precondition", "preconditioning")
-        self.parts.watch(statistics, "_input_columns", "im2col")
+        self.parts.watch(statistics, "input_columns", "im2col")
         self.parts.watch(statistics, "add_gram", "factor products")
         self._step = plain_step(model, images, labels, self.kfac)
 

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kinji.kfac.blocks import Block
+from kinji.kfac.block import Block
+from kinji.kfac.columns import Columns
 from kinji.kfac.faults import are_finite, telling_part
 from kinji.kfac.gathering import Statistic
+from kinji.kfac.kronecker import KroneckerBlock
 from kinji.kfac.products import full_precision
 from kinji.kfac.staleness import Clock, next_intervals
 from kinji.kfac.state import BlockState, on_device, portable
@@ -69,12 +71,14 @@ class Curvature:
             for (block, memory, _), good in zip(attempts, goods, strict=True):
                 self._conclude(block, memory, good, damping(block))
 
-    def direction(self, block: Block, gradients: Sequence[Tensor]) -> list[Tensor]:
-        """Multiply gradients by the inverse of a block, into new memory."""
+    def direction(self, block: Block, gradients: Sequence[Tensor], columns: Columns | None = None) -> list[Tensor]:
+        """Multiply gradients by the inverse of a block, into new memory; columns that make them up may be cheaper."""
         inverse = self.states[block].inverse
         if not inverse:
             return [gradient.clone() for gradient in gradients]
         with full_precision():
+            if isinstance(block, KroneckerBlock):
+                return block.precondition(gradients, inverse, columns)
             return block.precondition(gradients, inverse)
 
     def state_dict(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from kinji.kfac.blocks import Block
+from kinji.kfac.block import Block
 from kinji.kfac.fisher import FisherKind
 
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from kinji.kfac.blocks import Batch, Block
+from kinji.kfac.block import Batch, Block
+from kinji.kfac.columns import Columns
 from kinji.kfac.communicator import Exchange, Parcel
 from kinji.kfac.overlap import SideStream
 from kinji.kfac.packing import unpack
@@ -45,6 +46,8 @@ class Gathering:
         How many passes each holds.
     side
         Where they are formed.
+    columns
+        What the gradients of some blocks in the last pass are products of.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Gathering:
         self.side = SideStream(exchange.device, wanted=overlap)
         self.sums: dict[Statistic, Tensor] = {}
         self.formed: Counter[Statistic] = Counter()
+        self.columns: dict[Block, Columns] = {}
         self._under_way: Callable[[], None] | None = None
 
     @property
@@ -105,6 +109,7 @@ class Gathering:
         self.side.join()
         self._under_way = None
         self.formed.clear()
+        self.columns.clear()
 
     def abandon(self) -> None:
         """Drop the statistics formed so far, once those under way have arrived."""

@@ -20,17 +20,19 @@ import contextlib
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import astuple
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from kinji.kfac import faults
-from kinji.kfac.blocks import Batch, Block, InverseForm, KroneckerBlock, NormalizationRule, fisher_blocks
+from kinji.kfac.block import Batch, Block
+from kinji.kfac.blocks import InverseForm, NormalizationRule, fisher_blocks
 from kinji.kfac.communicator import Communicator, Exchange, Parcel, SerialCommunicator
 from kinji.kfac.curvature import Curvature
 from kinji.kfac.fisher import FisherKind, Likelihood, output_gradients
 from kinji.kfac.gathering import Gathering, Statistic
+from kinji.kfac.kronecker import KroneckerBlock
 from kinji.kfac.options import grouped_parameters, refuse_choices, refuse_group
 from kinji.kfac.ownership import OwnershipRule, assign_owners
 from kinji.kfac.packing import split_like
@@ -281,7 +283,7 @@ class KFAC(torch.optim.Optimizer):
     def precondition(self, gradients: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
         """Multiply the gradients of each block of this rank by its inverse, into new memory."""
         pairs = zip(self.mine, gradients, strict=True)
-        return [self.curvature.direction(block, of_block) for block, of_block in pairs]
+        return [self.curvature.direction(b, of_block, self._gathering.columns.get(b)) for b, of_block in pairs]
 
     def update(self, directions: Sequence[Sequence[Tensor]]) -> Proposal:
         """Propose a new weight for each parameter of this rank's blocks, in the directions' memory its change."""
@@ -379,8 +381,14 @@ class KFAC(torch.optim.Optimizer):
         due = self._due()
         return [[statistic for statistic in due if statistic[0] in blocks] for blocks in self.owned]
 
-    def _wanted(self, block: Block) -> bool:
-        return any(self.clocks[block, k].due <= self.steps for k in range(len(block.symmetric)))
+    def _wanted(self, block: Block, output: Tensor) -> bool:
+        due = any(self.clocks[block, k].due <= self.steps for k in range(len(block.symmetric)))
+        return due or self._goes_by_columns(block, output)
+
+    def _goes_by_columns(self, block: Block, output: Tensor) -> TypeGuard[KroneckerBlock]:
+        """Whether to keep the columns of a gradient; it must be all of it, and a GPU would wait for the check."""
+        whole = self.communicator.size == self.accumulation_steps == 1 and self.fisher == "empirical"
+        return whole and not output.is_cuda and isinstance(block, KroneckerBlock) and block.has_few_columns(output)
 
     def _begin(self, inputs: Mapping[Block, Batch]) -> None:
         """Form the statistics of inputs; after the last pass of the step they are complete."""
@@ -396,6 +404,8 @@ class KFAC(torch.optim.Optimizer):
         for k, of_inputs in enumerate(block.of_inputs):
             if not of_inputs and self.clocks[block, k].due <= self.steps:
                 self.accumulate((block, k), batch, further)
+        if self._goes_by_columns(block, batch.gradient):
+            self._gathering.columns[block] = block.columns(batch)
 
     def _unscale_gradients(self) -> None:
         """Take the scale off the gradients if a scaler that has not done so itself says what it is."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from kinji.kfac.blocks import Batch, Block
+from kinji.kfac.block import Batch, Block
 
 
 @dataclass(eq=False)
@@ -36,7 +36,7 @@ class Recorder:
     blocks
         Those with a layer are watched.
     wanted
-        Tells whether any statistic of a block is due.
+        Tells, given a block and its layer's output, whether the backward pass should show it.
     begin
         Called with the inputs of all layers when the backward pass of the loss begins.
     arrive
@@ -49,7 +49,7 @@ class Recorder:
     def __init__(
         self,
         blocks: Sequence[Block],
-        wanted: Callable[[Block], bool],
+        wanted: Callable[[Block, Tensor], bool],
         begin: Callable[[dict[Block, Batch]], None],
         arrive: Callable[[Block, Batch], None],
         *,
@@ -83,7 +83,7 @@ class Recorder:
         self._latest = lambda: None
 
     def _watch(self, block: Block, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if not output.requires_grad or not self._wanted(block):
+        if not output.requires_grad or not self._wanted(block, output):
             return
         seen = self._pass_of(block)
         seen.inputs[block] = Batch(inputs[0].detach(), module.training)

@@ -49,7 +49,7 @@ def add_input_factor(
     dtype
         What the operands are rounded to; None to leave them.
     """
-    columns = _input_columns(layer, input_, dtype or layer.weight.dtype)
+    columns = input_columns(layer, input_, dtype or layer.weight.dtype)
     add_gram(columns, a_ii, scale=1 / columns.shape[-1], fresh=fresh)
 
 
@@ -65,7 +65,7 @@ def add_output_factor(
     g_oo : (o, o), or (q, o, o) for a convolution with groups
         The sum. Other parameters are those of `add_input_factor`.
     """
-    columns = _output_columns(layer, gradient.to(dtype or layer.weight.dtype))
+    columns = output_columns(layer, gradient, dtype or layer.weight.dtype)
     add_gram(columns, g_oo, scale=_examples(gradient), fresh=fresh)
 
 
@@ -145,20 +145,7 @@ def trainable_bias(layer: nn.Module) -> nn.Parameter | None:
     return bias if isinstance(bias, nn.Parameter) and bias.requires_grad else None
 
 
-def _looked_up(layer: nn.Embedding, indices: Tensor) -> Tensor:
-    return torch.ones_like(indices, dtype=torch.bool) if layer.padding_idx is None else indices != layer.padding_idx
-
-
-def _examples(tensor: Tensor) -> int:
-    """The batch's length; a linear layer may also be given a single vector."""
-    return len(tensor) if tensor.ndim > 1 else 1
-
-
-def _groups(layer: KroneckerLayer) -> int:
-    return layer.groups if isinstance(layer, nn.Conv2d) else 1
-
-
-def _input_columns(layer: KroneckerLayer, input_: Tensor, dtype: torch.dtype) -> Tensor:
+def input_columns(layer: KroneckerLayer, input_: Tensor, dtype: torch.dtype) -> Tensor:
     """Lay the inputs out as columns (i, m s) or (q, i, m s), with a last row of ones if the layer has a bias."""
     rows = _patches(layer, input_) if isinstance(layer, nn.Conv2d) else input_.reshape(-1, layer.in_features).T
     groups, ones = _groups(layer), trainable_bias(layer) is not None
@@ -171,12 +158,26 @@ def _input_columns(layer: KroneckerLayer, input_: Tensor, dtype: torch.dtype) ->
     return columns_qis if groups > 1 else columns_qis[0]
 
 
-def _output_columns(layer: KroneckerLayer, gradient: Tensor) -> Tensor:
+def output_columns(layer: KroneckerLayer, gradient: Tensor, dtype: torch.dtype) -> Tensor:
     """Lay the output gradients out as columns (o, m s) or (q, o, m s)."""
+    gradient = gradient.to(dtype)
     if isinstance(layer, nn.Linear):
         return gradient.reshape(-1, layer.out_features).T
     columns_os = gradient.transpose(0, 1).reshape(layer.out_channels, -1)
     return columns_os if layer.groups == 1 else columns_os.unflatten(0, (layer.groups, -1))
+
+
+def _looked_up(layer: nn.Embedding, indices: Tensor) -> Tensor:
+    return torch.ones_like(indices, dtype=torch.bool) if layer.padding_idx is None else indices != layer.padding_idx
+
+
+def _examples(tensor: Tensor) -> int:
+    """The batch's length; a linear layer may also be given a single vector."""
+    return len(tensor) if tensor.ndim > 1 else 1
+
+
+def _groups(layer: KroneckerLayer) -> int:
+    return layer.groups if isinstance(layer, nn.Conv2d) else 1
 
 
 def _patches(layer: nn.Conv2d, input_: Tensor) -> Tensor:
