@@ -190,6 +190,17 @@ def test_blocks_are_projected_on_the_bases_of_their_boxes(on, dtype):
 
 
 @BOTH
+@KINDS
+@pytest.mark.parametrize("complement", [0, 4])
+def test_lifts_differ_from_the_skeleton_by_complements(on, dtype, complement):
+    T, N = normal(2, complement, 3, dtype=dtype), normal(2, complement, 3, seed=1, dtype=dtype)
+    order = torch.stack([torch.randperm(3 + complement, generator=torch.Generator().manual_seed(s)) for s in (0, 1)])
+    ordered = torch.cat([torch.eye(3) + T.mT.double() @ N.double(), -N.double()], dim=1)
+    ours = on.lifts(T, N, order)
+    close(ours.gather(1, order[:, :, None].expand_as(ours)), ordered)
+
+
+@BOTH
 @pytest.mark.parametrize("transpose_a", [False, True])
 @pytest.mark.parametrize("transpose_b", [False, True])
 def test_products_are_subtracted_in_place(on, transpose_a, transpose_b):

@@ -130,6 +130,14 @@ def _add_products(sums: Tensor, box: Tensor, counts: Tensor, products: Tensor) -
     sums.index_add_(0, box.clamp(max=len(sums) - 1), products)
 
 
+def lifts(interpolationBCR: Tensor, liftBCR: Tensor, orderBM: Tensor) -> Tensor:
+    """See `executor.Executor`."""
+    skeleton = interpolationBCR.mT @ liftBCR
+    skeleton.diagonal(dim1=1, dim2=2).add_(1.0)
+    rows = torch.cat([skeleton, -liftBCR], dim=1)
+    return torch.empty_like(rows).scatter_(1, orderBM[:, :, None].expand_as(rows), rows)
+
+
 def project(blocksPMM: Tensor, pairs: Tensor, basesBMR: Tensor) -> Tensor:
     """See `executor.Executor`."""
     rank = basesBMR.shape[2]

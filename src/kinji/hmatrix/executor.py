@@ -87,6 +87,12 @@ class Executor(Protocol):
     def take(self, blocksBMM: Tensor, rowsBI: Tensor, columnsBJ: Tensor) -> Tensor:
         """Return the rows and columns of every block, shape ``(B, I, J)``."""
 
+    def lifts(self, interpolationBCR: Tensor, liftBCR: Tensor, orderBM: Tensor) -> Tensor:
+        """Return ``E - C N`` with ``C = [-T^T; I]``, its rows in the order of the places, shape ``(B, M, R)``.
+
+        T is the interpolation and N the lift; ``E`` and ``C`` have the rows of the skeleton first.
+        """
+
     def project(self, blocksPMM: Tensor, pairs: Tensor, basesBMR: Tensor) -> Tensor:
         """Return ``bases_i^T A_ij bases_j`` for every pair (i, j), shape ``(P, R, R)``."""
 

@@ -65,9 +65,7 @@ class FactorLevel:
 
     def lifts(self, on: Executor) -> Tensor:
         """Return ``U = E - C N`` of every box, shape ``(B, M, R)``."""
-        skeleton = on.multiply(self.basis.interpolation, self.lift, transpose_a=True)
-        skeleton.diagonal(dim1=1, dim2=2).add_(1.0)
-        return self.basis.placed(skeleton, -self.lift)
+        return on.lifts(self.basis.interpolation, self.lift, self.basis.order)
 
     @property
     def flops(self) -> float:

@@ -122,3 +122,21 @@ def _put_loop(
 ) -> None:
     for p in prange(len(blocksPRR)):
         out[numbers[p], rows[p], :, columns[p], :] = blocksPRR[p]
+
+
+@one_blas_thread()
+def lifts(interpolationBCR: Tensor, liftBCR: Tensor, orderBM: Tensor) -> Tensor:
+    """See `executor.Executor`."""
+    out = liftBCR.new_empty(*orderBM.shape, liftBCR.shape[2])
+    _lifts_loop(interpolationBCR.numpy(), liftBCR.numpy(), orderBM.numpy(), out.numpy())
+    return out
+
+
+@njit(parallel=True, cache=True)
+def _lifts_loop(interpolationBCR: np.ndarray, liftBCR: np.ndarray, orderBM: np.ndarray, out: np.ndarray) -> None:
+    rank = liftBCR.shape[2]
+    for b in prange(len(out)):
+        skeletonRR = np.eye(rank, dtype=out.dtype)
+        gemm(True, False, 1.0, interpolationBCR[b], liftBCR[b], 1.0, skeletonRR)
+        for m in range(len(orderBM[b])):
+            out[b, orderBM[b, m]] = skeletonRR[m] if m < rank else -liftBCR[b, m - rank]
