@@ -240,6 +240,21 @@ def verify_imagenet(folder: Path) -> None:
 
 
 @app.command(rich_help_panel="On a cluster")
+def write_images(
+    folder: Annotated[Path, typer.Argument(help="Where train/<class>/ and val/<class>/ go.")],
+    train: Annotated[int, typer.Option(help="Images to train on.")] = 50000,
+    val: Annotated[int, typer.Option(help="Images to test on.")] = 10000,
+    size: Annotated[int, typer.Option(help="Height and width in pixels.")] = 224,
+    seed: Annotated[int, typer.Option(help="Fixes every image.")] = 0,
+) -> None:
+    """Write procedural images as JPEG files in the layout of ImageNet, to try its path without it."""
+    from kinji.training.procedural import write_folders
+
+    write_folders(folder, {"train": train, "test": val}, size=size, seed=seed)
+    typer.echo(f"{folder}: {train:,} images in train/, {val:,} in val/")
+
+
+@app.command(rich_help_panel="On a cluster")
 def probe(
     out: Annotated[Path, typer.Option(help="The first rank's file.")],
     by: Annotated[str, typer.Option(help="How the ranks find each other: none, torch or mpi.")] = "none",

@@ -10,6 +10,7 @@ that share a run. Nothing here knows a plot or the workflow.
 from kinji.training.augmentation import BatchAugmentation
 from kinji.training.checkpoint import CheckpointError, Checkpoints, Interrupted
 from kinji.training.data import FOLDS, Fold, Images, digits_fold
+from kinji.training.imagenet import FolderImages
 from kinji.training.loop import evaluate, train
 from kinji.training.models import MODELS, ResidualNetwork, build_model, scale_batch_norm_momentum
 from kinji.training.optimizers import OPTIMIZERS, build_optimizer
@@ -30,6 +31,7 @@ __all__ = [
     "CheckpointError",
     "Checkpoints",
     "Fold",
+    "FolderImages",
     "ImageSource",
     "Images",
     "Interrupted",
