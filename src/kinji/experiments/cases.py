@@ -98,26 +98,46 @@ class StepBreakdownCase:
     seed: int = 0
 
 
+Optimizer = Literal["sgd", "lars", "rmsprop-sgd", "adam", "adamw", "kfac"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Resnet50TableCase:
-    """Epochs, iterations and accuracy of one optimizer at one batch size, over stratified folds of the images."""
+    """Epochs, iterations and accuracy of one optimizer at one batch size, over folds of the images.
+
+    A preset is a published recipe (kinji.training.presets), whose optimizer, batch, epochs, rate, momentum and damping
+    the case repeats. Fisher matrix, batch_norm, statistics, rescaling and momentum_rule are K-FAC's.
+    """
 
     experiment: ClassVar[str] = "resnet50_table"
     packages: ClassVar[tuple[str, ...]] = ("kfac", "training")
 
-    optimizer: Literal["sgd", "kfac"]
+    optimizer: Optimizer
     batch: int
     epochs: int
     lr: float
     momentum: float
     damping: float | None = None
+    weight_decay: float = 0.0
+    warmup_epochs: float = 0.0
+    preset: str | None = None
+    fisher: Literal["empirical", "sampled"] = "empirical"
+    batch_norm: Literal["unit-wise", "full"] = "unit-wise"
+    statistics: Literal["fresh", "adaptive"] = "fresh"
+    rescaling: Literal["none", "published", "released"] = "none"
+    momentum_rule: Literal["published", "released"] = "published"
     target_accuracy: float = 0.96
     target_loss: float = 0.65
     training_images: int = 1024
+    held_out_images: int = 2000
     folds: int = 5
     ranks: int = 1
     seed: int = 0
-    images: Literal["digits", "imagenet"] = "digits"
+    images: Literal["digits", "procedural", "imagenet"] = "digits"
+    pixels: int = 32
+    network: Literal["small", "resnet20", "resnet18", "resnet50"] = "small"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    micro_batch: int | None = None
     data_path: str | None = None
 
 
@@ -128,14 +148,23 @@ class Resnet50TuneCase:
     experiment: ClassVar[str] = "resnet50_tune"
     packages: ClassVar[tuple[str, ...]] = ("kfac", "training", "experiments/resnet50_table")
 
-    optimizer: Literal["sgd", "kfac"]
+    optimizer: Optimizer
     batch: int
     epochs: int
     lr: tuple[float, ...]
     momentum: tuple[float, ...]
     damping: tuple[float, ...] = ()
+    weight_decay: float = 0.0
+    warmup_epochs: float = 0.0
     target_accuracy: float = 0.96
     target_loss: float = 0.65
+    training_images: int = 1024
+    held_out_images: int = 2000
+    images: Literal["digits", "procedural"] = "digits"
+    pixels: int = 32
+    network: Literal["small", "resnet20", "resnet18", "resnet50"] = "small"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    micro_batch: int | None = None
     splits: tuple[int, ...] = (0, 1, 2, 3)
     seed: int = 1000
 

@@ -14,7 +14,7 @@ import itertools
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +22,14 @@ import pandas as pd
 
 from kinji.experiments.cases import Resnet50TableCase, Resnet50TuneCase
 from kinji.experiments.context import Context
-from kinji.experiments.resnet50_table import Row, check, first_at_target, new_model, train_fold
+from kinji.experiments.resnet50_table import Row, first_at_target
+from kinji.experiments.resnet50_table.checks import check
+from kinji.experiments.resnet50_table.parts import load_parts
+from kinji.experiments.resnet50_table.training import new_model, new_optimizer, train_fold
 from kinji.records import tidy
-from kinji.training import Reading, digits_fold
+from kinji.training import Reading
 
 HYPERPARAMETERS = ("lr", "momentum", "damping")
-TARGETS = ("target_accuracy", "target_loss")
 
 
 def measure(case: Resnet50TuneCase, context: Context) -> Iterator[Row]:
@@ -44,7 +46,7 @@ def measure(case: Resnet50TuneCase, context: Context) -> Iterator[Row]:
 
 def grid(case: Resnet50TuneCase) -> list[Resnet50TableCase]:
     """Return the row of the table that each trial would make; momentum SGD has no damping."""
-    fixed = {name: getattr(case, name) for name in ("optimizer", "batch", "epochs", *TARGETS, "seed")}
+    fixed = {f.name: getattr(case, f.name) for f in fields(case) if f.name not in (*HYPERPARAMETERS, "splits")}
     trials = [
         Resnet50TableCase(lr=lr, momentum=momentum, damping=damping, **fixed)
         for lr, momentum, damping in itertools.product(case.lr, case.momentum, case.damping or (None,))
@@ -62,10 +64,11 @@ def hyperparameters(trial: Resnet50TableCase) -> Row:
 
 def outcome(trial: Resnet50TableCase, split: int, context: Context) -> Row:
     """Train one trial on one split and return when it reached each target."""
-    parts = digits_fold(split, training_images=trial.training_images, seed=trial.seed).to(context.device)
-    model = new_model(trial, split).to(context.device)
-    without = replace(context, checkpoints=None)
-    readings = list(until_targets(trial, train_fold(trial, model, parts, split, without)))
+    quietly = replace(context, checkpoints=None)
+    parts = load_parts(trial, split, quietly)
+    model = new_model(trial, parts, split).to(context.device)
+    optimizer = new_optimizer(trial, model, parts, quietly)
+    readings = list(until_targets(trial, train_fold(trial, model, optimizer, parts, split, quietly)))
     first = first_at_target(trial, readings)
     return {f"epochs_to_{target}": at.epoch if at else trial.epochs + 1.0 for target, at in first.items()}
 

@@ -1,7 +1,8 @@
-"""What decides the claims on training: time to a target, accuracy, and the arithmetic of the published table itself.
+"""What decides the claims on training: time to a target, accuracy, ablations, arithmetic of the published table itself.
 
-K-FAC and SGD are compared fold by fold: with one seed both train on the same images from the same weights. Intervals
-are Student's t over the folds.
+Two runs are compared fold by fold: with one seed both train on the same images from the same weights. Intervals are
+Student's t over the folds. What compares optimizers looks at plain cases only, those whose options are the published
+ones; an ablation changes one option of K-FAC and is compared with the plain case of its batch.
 """
 
 from __future__ import annotations
@@ -17,6 +18,13 @@ from kinji.records import Estimate, exact, load_reference
 IMAGENET_IMAGES = 1_281_167
 MISFIT_BATCH = 8192
 FOLD = ["seed", "fold"]
+PLAIN = {
+    "fisher": "empirical",
+    "batch_norm": "unit-wise",
+    "statistics": "fresh",
+    "rescaling": "none",
+    "momentum_rule": "published",
+}
 
 
 def epoch_ratio_to_accuracy(table: pd.DataFrame) -> Estimate:
@@ -46,10 +54,58 @@ def ratio_growth_to_loss(table: pd.DataFrame) -> Estimate:
 
 def accuracy_difference_points(table: pd.DataFrame) -> Estimate:
     """Return K-FAC's final test accuracy less SGD's in points, each fold averaged over its batch sizes."""
-    rows = table[table["quantity"] == "accuracy"]
-    percent = 100 * rows["test_correct"] / rows["test_images"]
-    sides = rows.assign(percent=percent).pivot(index=[*FOLD, "batch"], columns="optimizer", values="percent")
-    return mean_estimate((sides["kfac"] - sides["sgd"]).dropna().groupby(FOLD).mean())
+    rows = plain(table)
+    return mean_estimate((percent(rows, "kfac") - percent(rows, "sgd")).dropna().groupby(FOLD).mean())
+
+
+def growth_at_small_batches(table: pd.DataFrame) -> Estimate:
+    """Return K-FAC's epochs to the target loss at the largest of the smaller half of the batches, over the smallest."""
+    batches = sorted(plain(table).loc[plain(table)["optimizer"] == "kfac", "batch"].unique())
+    return _growth_between(table, batches[0], batches[(len(batches) - 1) // 2])
+
+
+def growth_at_largest_batch(table: pd.DataFrame) -> Estimate:
+    """Return K-FAC's epochs to the target loss at the largest batch over those at the smallest."""
+    batches = plain(table).loc[plain(table)["optimizer"] == "kfac", "batch"]
+    return _growth_between(table, batches.min(), batches.max())
+
+
+def empirical_over_sampled_epochs(table: pd.DataFrame) -> Estimate:
+    """Return epochs to the target loss with the empirical Fisher matrix over those with the sampled one."""
+    return _geometric_mean(-log_epochs_of_ablation(table, "fisher", "sampled").groupby(FOLD).mean())
+
+
+def empirical_points(table: pd.DataFrame) -> Estimate:
+    """Return the test accuracy with the empirical Fisher matrix less that with the sampled one, in points."""
+    return mean_estimate(-points_of_ablation(table, "fisher", "sampled").groupby(FOLD).mean())
+
+
+def unit_wise_points(table: pd.DataFrame) -> Estimate:
+    """Return the test accuracy with unit-wise BatchNorm blocks less that with full ones, in points."""
+    return mean_estimate(-points_of_ablation(table, "batch_norm", "full").groupby(FOLD).mean())
+
+
+def stale_loss_points(table: pd.DataFrame) -> Estimate:
+    """Return by how many points of test accuracy adaptive statistics are worse than fresh ones."""
+    return mean_estimate(-points_of_ablation(table, "statistics", "adaptive").groupby(FOLD).mean())
+
+
+def statistics_left(table: pd.DataFrame) -> Estimate:
+    """Return the share of the bytes of statistics that adaptive intervals leave."""
+    rows = with_options(table)
+    adaptive = (rows["statistics"] == "adaptive") | (rows["preset"].notna() & (rows["optimizer"] == "kfac"))
+    rows = rows[(rows["quantity"] == "statistics") & adaptive]
+    return mean_estimate((rows["formed_bytes"] / rows["every_step_bytes"]).groupby([rows[f] for f in FOLD]).mean())
+
+
+def rescaling_points(table: pd.DataFrame) -> Estimate:
+    """Return the test accuracy with weights rescaled after each step less that without, in points."""
+    return mean_estimate(points_of_ablation(table, "rescaling", "published").groupby(FOLD).mean())
+
+
+def published_momentum_points(table: pd.DataFrame) -> Estimate:
+    """Return the test accuracy with the paper's momentum less that with the released code's, in points."""
+    return mean_estimate(-points_of_ablation(table, "momentum_rule", "released").groupby(FOLD).mean())
 
 
 def misfit_of_fitting_rows(table: pd.DataFrame) -> Estimate:
@@ -76,16 +132,58 @@ def misfit_of_minutes(table: pd.DataFrame) -> Estimate:
     return exact((minutes / rows["minutes"] - 1).abs().max())
 
 
+def with_options(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with a column for each option; records of before have none, and the plain one is meant."""
+    missing = {name: value for name, value in PLAIN.items() if name not in table}
+    return table.assign(**missing | ({} if "preset" in table else {"preset": None}))
+
+
+def plain(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of cases without an ablation."""
+    rows = with_options(table)
+    return rows[(rows[list(PLAIN)].fillna(PLAIN) == pd.Series(PLAIN)).all(axis=1)]
+
+
+def ablated(table: pd.DataFrame, option: str, value: str) -> pd.DataFrame:
+    """Return the rows of K-FAC with one option changed, and no other."""
+    rows = with_options(table)
+    rows = rows[rows[option] == value]
+    return plain(rows.assign(**{option: PLAIN[option]}))
+
+
+def points_of_ablation(table: pd.DataFrame, option: str, value: str) -> pd.Series:
+    """Return what changing an option adds to the test accuracy, in points, by (batch, seed, fold)."""
+    changed, usual = percent(ablated(table, option, value), "kfac"), percent(plain(table), "kfac")
+    return (changed - usual).dropna()
+
+
+def log_epochs_of_ablation(table: pd.DataFrame, option: str, value: str) -> pd.Series:
+    """Return log(epochs to the target loss with an option changed / with none), by (batch, seed, fold)."""
+    changed, usual = (epochs_to(rows, "loss", "kfac") for rows in (ablated(table, option, value), plain(table)))
+    return (changed / usual).dropna().map(math.log)
+
+
+def percent(rows: pd.DataFrame, optimizer: str) -> pd.Series:
+    """Return the test accuracy of an optimizer in percent, by (batch, seed, fold)."""
+    rows = rows[(rows["quantity"] == "accuracy") & (rows["optimizer"] == optimizer)]
+    return (100 * rows["test_correct"] / rows["test_images"]).set_axis(pd.MultiIndex.from_frame(rows[["batch", *FOLD]]))
+
+
+def epochs_to(rows: pd.DataFrame, target: str, optimizer: str) -> pd.Series:
+    """Return an optimizer's epochs to a target by (batch, seed, fold), infinite where it never arrived."""
+    rows = rows[(rows["quantity"] == "target") & (rows["target"] == target) & (rows["optimizer"] == optimizer)]
+    epochs = rows["epochs_to_target"].where(rows["reached"].astype(bool), np.inf)
+    return epochs.set_axis(pd.MultiIndex.from_frame(rows[["batch", *FOLD]]))
+
+
 def log_epoch_ratios(table: pd.DataFrame, target: str) -> pd.Series:
     """Return log(K-FAC's epochs / SGD's) to a target by (batch, seed, fold).
 
     Where SGD never arrived its budget is taken, which flatters it; where K-FAC never arrived the ratio is infinite.
     """
-    rows = table[(table["quantity"] == "target") & (table["target"] == target)]
-    arrived = rows["reached"].astype(bool) | (rows["optimizer"] == "sgd")
-    epochs = rows.assign(epochs=rows["epochs_to_target"].where(arrived, np.inf))
-    sides = epochs.pivot(index=["batch", *FOLD], columns="optimizer", values="epochs")
-    return (sides["kfac"] / sides["sgd"]).dropna().map(math.log)
+    rows = plain(table)
+    budget = rows.assign(reached=True)
+    return (epochs_to(rows, target, "kfac") / epochs_to(budget, target, "sgd")).dropna().map(math.log)
 
 
 def mean_estimate(values: pd.Series) -> Estimate:
@@ -112,6 +210,11 @@ def _growth(table: pd.DataFrame, target: str) -> Estimate:
         return exact(math.inf)
     slopes = np.polyfit(np.log(by_batch.columns.to_numpy(dtype=float)), by_batch.to_numpy().T, deg=1)[0]
     return mean_estimate(pd.Series(slopes))
+
+
+def _growth_between(table: pd.DataFrame, small: int, large: int) -> Estimate:
+    epochs = epochs_to(plain(table), "loss", "kfac")
+    return _geometric_mean((epochs[large] / epochs[small]).dropna().map(math.log))
 
 
 def _published_misfits() -> pd.Series:
