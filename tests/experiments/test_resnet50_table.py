@@ -8,7 +8,9 @@ from kinji.errors import KinjiError
 from kinji.experiments import resnet50_table
 from kinji.experiments.cases import Resnet50TableCase
 from kinji.experiments.context import Context, Progress
-from kinji.experiments.resnet50_table import first_at_target, measure, new_model
+from kinji.experiments.resnet50_table import first_at_target, measure
+from kinji.experiments.resnet50_table.parts import load_parts
+from kinji.experiments.resnet50_table.training import new_model
 from kinji.training import Reading
 
 CONTEXT = Context("cpu", 1, Progress("test"))
@@ -72,18 +74,61 @@ def test_all_but_the_time_is_reproducible_to_the_bit(case):
     pd.testing.assert_frame_equal(first, second, check_exact=True)
 
 
+ABLATIONS = {"fisher": "sampled", "batch_norm": "full", "rescaling": "published", "momentum_rule": "released"}
+SHORT = replace(KFAC, epochs=1)
+
+
+def final_weights(case):
+    rows = pd.DataFrame(measure(case, CONTEXT))
+    return rows[rows["quantity"] == "accuracy"]["weights_sha256"].tolist()
+
+
+@pytest.mark.parametrize("option", ABLATIONS)
+def test_each_option_changes_the_training(option):
+    ours, theirs = final_weights(SHORT), final_weights(replace(SHORT, **{option: ABLATIONS[option]}))
+    assert all(one != other for one, other in zip(ours, theirs, strict=True))
+
+
+def test_adaptive_statistics_leave_some_of_the_bytes():
+    left = {}
+    for kind in ("fresh", "adaptive"):
+        rows = pd.DataFrame(measure(replace(KFAC, epochs=6, statistics=kind), CONTEXT))
+        sums = rows[rows["quantity"] == "statistics"][["formed_bytes", "every_step_bytes"]].sum()
+        left[kind] = sums["formed_bytes"] / sums["every_step_bytes"]
+    assert left["fresh"] == 1 and 0.1 < left["adaptive"] < 1
+
+
+@pytest.mark.parametrize("optimizer", ["lars", "rmsprop-sgd", "adam", "adamw"])
+def test_every_rival_goes_through_the_same_loop(optimizer):
+    rows = pd.DataFrame(measure(replace(SGD, optimizer=optimizer, lr=1e-3, folds=2, epochs=1), CONTEXT))
+    assert rows.groupby("quantity").size().to_dict() == {"accuracy": 2, "curve": 2, "target": 4}
+
+
+def test_procedural_images_are_others_in_each_fold():
+    case = replace(SGD, images="procedural", training_images=100, held_out_images=50, pixels=8, network="resnet20")
+    first, again, second = (load_parts(case, fold, CONTEXT) for fold in (0, 0, 1))
+    assert [len(part) for part in (first.train, first.validation, first.test)] == [100, 50, 50]
+    assert torch.equal(first.train.pixels_NCHW, again.train.pixels_NCHW)
+    assert not torch.equal(first.train.pixels_NCHW, second.train.pixels_NCHW)
+    rows = pd.DataFrame(measure(replace(case, batch=50, folds=2, epochs=1), CONTEXT))
+    assert rows[rows["quantity"] == "accuracy"]["test_images"].tolist() == [50, 50]
+
+
 def test_the_optimizers_start_from_the_same_weights():
-    for ours, theirs in zip(new_model(SGD, 1).parameters(), new_model(KFAC, 1).parameters(), strict=True):
-        assert torch.equal(ours, theirs)
-    for other in (new_model(SGD, 1), new_model(replace(SGD, seed=7), 0)):
-        assert not torch.equal(new_model(SGD, 0).classifier.weight, other.classifier.weight)
+    parts = load_parts(SGD, 0, CONTEXT)
+    ours, theirs = new_model(SGD, parts, 1), new_model(KFAC, parts, 1)
+    assert all(torch.equal(*pair) for pair in zip(ours.parameters(), theirs.parameters(), strict=True))
+    for other in (ours, new_model(replace(SGD, seed=7), parts, 0)):
+        assert not torch.equal(new_model(SGD, parts, 0).classifier.weight, other.classifier.weight)
 
 
 def test_the_test_part_is_looked_at_once_after_training(monkeypatch):
     looked = []
     evaluate = resnet50_table.evaluate
     monkeypatch.setattr(
-        resnet50_table, "evaluate", lambda model, images: (looked.append(len(images)), evaluate(model, images))[1]
+        resnet50_table,
+        "evaluate",
+        lambda model, images, **ranks: (looked.append(len(images)), evaluate(model, images))[1],
     )
     list(measure(replace(SGD, folds=2, epochs=1), CONTEXT))
     assert looked == [899, 898]
@@ -93,9 +138,12 @@ def test_the_test_part_is_looked_at_once_after_training(monkeypatch):
     ("wrong", "message"),
     [
         ({"images": "imagenet"}, "set `data_path` of the case in config/"),
-        ({"images": "imagenet", "data_path": "/data"}, "arrives with a later version"),
         ({"optimizer": "kfac"}, "damping"),
         ({"damping": 0.1}, "damping"),
+        ({"fisher": "sampled", "statistics": "adaptive"}, "`fisher`, `statistics` belong to the optimizer kfac"),
+        ({"preset": "sp-ngd-4097"}, "unknown preset 'sp-ngd-4097'; known: sp-ngd-4096"),
+        ({"preset": "goyal-8192"}, "has {'batch': 8192, 'epochs': 90, 'lr': 3.2}"),
+        ({"preset": "goyal-8192", "weight_decay": 0.1}, "sets `weight_decay`; leave them out"),
     ],
 )
 def test_a_case_that_cannot_be_run_says_why(wrong, message):

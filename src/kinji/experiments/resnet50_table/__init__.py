@@ -1,9 +1,11 @@
 """Epochs, iterations and accuracy of K-FAC beside first-order optimizers for growing batch sizes (Osawa et al. 2019).
 
 The published table trains ResNet-50 on ImageNet. At the smaller scales a residual network with BatchNorm learns
-scikit-learn's handwritten digits, or procedural images. Folds are independent repetitions: of the digits five stratified
-ones, so that every image is tested once by a network that has not seen it; of procedural images sets of their own; of
-ImageNet other weights. Targets are read on a validation part. The test part is looked at once, after the last epoch.
+scikit-learn's handwritten digits, or procedural images. Folds are independent repetitions: of the digits five
+stratified ones, so that every image is tested once by a network that has not seen it; of procedural images sets of
+their own; of ImageNet other weights. Targets are read on a validation part. The test part is looked at once, after the
+last epoch.
+
 All optimizers go through the same loop with a learning rate that falls linearly to zero; the momentum of K-FAC falls
 with the rate (Osawa et al. 2020, sec. 6.2), unless its rule is the released one. A preset brings its own schedule.
 Files: `parts` (of the images) -> `training` (of one fold) -> here.
@@ -51,8 +53,8 @@ def measure_fold(case: Resnet50TableCase, parts: Parts, fold: int, context: Cont
     """Train on one fold and yield its rows."""
     model = new_model(case, parts, fold).to(context.device)
     optimizer = new_optimizer(case, model, parts, context)
-    readings = train_fold(case, model, optimizer, parts, fold, context)
-    readings = list(context.progress.track(readings, f"fold {fold}, readings"))
+    training = train_fold(case, model, optimizer, parts, fold, context)
+    readings = list(context.progress.track(training, f"fold {fold}, readings"))
     for reading in readings:
         yield {"quantity": "curve", **asdict(reading)}
     for target, first in first_at_target(case, readings).items():

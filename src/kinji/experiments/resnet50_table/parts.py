@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
+from kinji.errors import KinjiError
 from kinji.experiments.cases import Resnet50TableCase
 from kinji.experiments.context import Context
 from kinji.training import ImageSource, digits_fold, procedural_images
@@ -34,14 +36,14 @@ def _digits(case: Resnet50TableCase, fold: int, context: Context) -> Parts:
 
 
 def _procedural(case: Resnet50TableCase, fold: int, context: Context) -> Parts:
-    place = {"size": case.pixels, "seed": case.seed + fold, "device": context.device}
+    painted = partial(procedural_images, size=case.pixels, seed=case.seed + fold, device=context.device)
     return Parts(
-        procedural_images("train", case.training_images, augment=True, **place),
-        procedural_images("validation", case.held_out_images, **place),
-        procedural_images("test", case.held_out_images, **place),
+        painted("train", case.training_images, augment=True),
+        painted("validation", case.held_out_images),
+        painted("test", case.held_out_images),
         channels=3,
     )
 
 
 def _imagenet(case: Resnet50TableCase, fold: int, context: Context) -> Parts:
-    raise NotImplementedError
+    raise KinjiError("resnet50_table: training on ImageNet is not in yet; set `images` to digits or procedural.")

@@ -122,7 +122,7 @@ def _checkpoints(case: Resnet50TableCase, fold: int, context: Context) -> Checkp
 
 
 def statistics_bytes(optimizer: Optimizer) -> tuple[int, int]:
-    """Return the bytes of the statistics that were formed so far, and of all in every step, as ranks would send them."""
+    """Return the bytes of the statistics formed so far, and of all of them in every step, as ranks would send them."""
     assert isinstance(optimizer, KFAC)
     formed = every = 0
     for (block, k), clock in optimizer.clocks.items():
