@@ -1,4 +1,7 @@
-"""Time to the targets and final accuracy of K-FAC beside SGD, with the published table in a panel of its own."""
+"""Time to the targets and final accuracy of K-FAC beside first-order optimizers; the published table; ablations.
+
+Ablations change one option of K-FAC; what it does to accuracy, epochs and bytes is drawn against the plain case.
+"""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -7,21 +10,46 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kinji.records.metrics.resnet50_table import log_epoch_ratios, mean_estimate
+from kinji.records import load_reference
+from kinji.records.metrics.resnet50_table import (
+    FOLD,
+    ablated,
+    log_epoch_ratios,
+    log_epochs_of_ablation,
+    mean_estimate,
+    plain,
+    points_of_ablation,
+    statistics_left,
+)
 from kinji.records.summaries.resnet50_table import accuracy_interval
 
 OPTIMIZERS = {  # label, color of the palette, marker, line, shift along the logarithmic axis
     "sgd": ("SGD, tuned", 0, "s", "--", 2**-0.08),
     "kfac": ("K-FAC, tuned", 1, "o", "-", 2**0.08),
+    "lars": ("LARS", 2, "v", ":", 2**-0.16),
+    "rmsprop-sgd": ("RMSprop into SGD", 3, "D", ":", 2**0.16),
+    "adam": ("Adam", 4, "P", ":", 2**-0.24),
+    "adamw": ("AdamW", 5, "X", ":", 2**0.24),
+}
+ABLATIONS = {  # option, value: what is changed
+    ("fisher", "sampled"): "sampled Fisher",
+    ("batch_norm", "full"): "full BatchNorm",
+    ("statistics", "adaptive"): "stale",
+    ("rescaling", "published"): "rescaled",
+    ("rescaling", "released"): "rescaled, released",
+    ("momentum_rule", "released"): "released momentum",
 }
 
 
 def draw(table: pd.DataFrame, reference: dict[str, pd.DataFrame]) -> Figure:
-    """Draw epochs and iterations to both targets, the final accuracy, and the published table."""
-    figure, axes = plt.subplots(2, 3, figsize=(10, 5.6))
+    """Draw epochs and iterations to both targets, the final accuracy, the published table, and ablations if any."""
+    everything, table = table, plain(table)
+    changes = [change for change in ABLATIONS if not ablated(everything, *change).empty]
+    rows = 3 if changes else 2
+    figure, axes = plt.subplots(rows, 3, figsize=(10.5, 2.8 * rows))
     percent, loss = 100 * table["target_accuracy"].max(), table["target_loss"].max()
     names = {"accuracy": f"{percent:g} % validation accuracy", "loss": f"a validation loss of {loss:g}"}
-    for row, (target, name) in zip(axes, names.items(), strict=True):
+    for row, (target, name) in zip(axes, names.items(), strict=False):
         for ax, unit in zip(row, ("epochs", "iterations"), strict=False):
             draw_times(ax, table, target, unit)
             ax.set(title=f"{unit.capitalize()} to {name}", ylabel=unit)
@@ -29,7 +57,52 @@ def draw(table: pd.DataFrame, reference: dict[str, pd.DataFrame]) -> Figure:
     draw_accuracy(axes[0, 2], table)
     draw_published(axes[1, 2], reference)
     axes[0, 0].legend(loc="upper left")
+    if changes:
+        draw_ablations(axes[2], everything, changes)
     return figure
+
+
+def draw_ablations(axes: np.ndarray, table: pd.DataFrame, changes: list[tuple[str, str]]) -> None:
+    """Draw what each changed option adds to accuracy and epochs, and the bytes that staleness leaves."""
+    points = {ABLATIONS[change]: mean_of_folds(points_of_ablation(table, *change)) for change in changes}
+    draw_changes(axes[0], points, "points of test accuracy added", 0.0)
+    epochs = {ABLATIONS[change]: mean_of_folds(log_epochs_of_ablation(table, *change)) for change in changes}
+    draw_changes(axes[1], {name: np.exp(one) for name, one in epochs.items()}, "epochs to the loss over the plain", 1.0)
+    axes[1].set_yticklabels([])
+    batches = sorted(pd.concat([ablated(table, *change) for change in changes])["batch"].unique())
+    axes[0].set_title("K-FAC with one option changed, batch " + ", ".join(f"{batch:,}" for batch in batches))
+    draw_traffic(axes[2], table, measured=("statistics", "adaptive") in changes)
+
+
+def mean_of_folds(changes: pd.Series) -> np.ndarray:
+    """Return mean and 95 % interval over the folds, each averaged over its batch sizes."""
+    estimate = mean_estimate(changes.groupby(FOLD).mean())
+    return np.array([estimate.value, estimate.low, estimate.high])
+
+
+def draw_changes(ax: Axes, changes: dict[str, np.ndarray], label: str, neutral: float) -> None:
+    """Draw one interval a line, first on top."""
+    value, low, high = np.stack(list(changes.values())).T
+    lines = np.arange(len(changes))[::-1]
+    style = {"fmt": "o", "color": sns.color_palette()[1], "capsize": 2}
+    ax.errorbar(value, lines, xerr=[value - low, high - value], **style)
+    ax.axvline(neutral, color="0.4", linewidth=0.8)
+    ax.set_yticks(lines, list(changes))
+    ax.set(xlabel=label, ylim=(-0.6, len(changes) - 0.4))
+
+
+def draw_traffic(ax: Axes, table: pd.DataFrame, measured: bool) -> None:
+    """Draw the share of the bytes of statistics that staleness leaves, beside the published shares."""
+    printed = load_reference()["resnet50_spngd"].dropna(subset=["statistics_left_percent"])
+    names = [f"{batch // 1024}K" for batch in printed["batch"]]
+    ax.bar(names, printed["statistics_left_percent"], color="white", edgecolor="0.2", label="published")
+    if measured:
+        ours = statistics_left(table)
+        error = [[100 * (ours.value - ours.low)], [100 * (ours.high - ours.value)]]
+        ax.bar(["here"], [100 * ours.value], yerr=error, color=sns.color_palette()[1], capsize=2, label="measured")
+    ax.axhline(50, color="0.4", linestyle="--", linewidth=0.8)
+    ax.set(title="Bytes of statistics that staleness leaves", ylabel="% of every step's", ylim=(0, 100), xlabel="batch")
+    ax.legend(loc="upper left")
 
 
 def draw_times(ax: Axes, table: pd.DataFrame, target: str, unit: str) -> None:
@@ -37,6 +110,8 @@ def draw_times(ax: Axes, table: pd.DataFrame, target: str, unit: str) -> None:
     rows = table[(table["quantity"] == "target") & (table["target"] == target)]
     for optimizer, (_, color, marker, _, shift) in OPTIMIZERS.items():
         runs = rows[rows["optimizer"] == optimizer]
+        if runs.empty:
+            continue
         style = {"color": sns.color_palette()[color], "linestyle": "none", "markersize": 4, "alpha": 0.35}
         for reached, fold_marker in ((True, marker), (False, "^")):
             seen = runs[runs["reached"].astype(bool) == reached]
@@ -98,7 +173,7 @@ def draw_published(ax: Axes, reference: dict[str, pd.DataFrame]) -> None:
     for batch, epochs, iterations in kfac[["batch", "epochs", "iterations"]].itertuples(index=False):
         ax.annotate(f"{iterations:,}", (batch, epochs), (-4, 6), textcoords="offset points", ha="center", fontsize=7)
     batch_axis(ax, kfac["batch"])
-    ax.set(title="Published: ResNet-50, ImageNet, 75 % (labels: iterations)", ylabel="epochs", ylim=(0, 125))
+    ax.set(title="Published, ImageNet (labels: iterations)", ylabel="epochs", ylim=(0, 125))
     ax.legend(loc="upper left")
 
 

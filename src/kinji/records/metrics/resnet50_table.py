@@ -134,14 +134,14 @@ def misfit_of_minutes(table: pd.DataFrame) -> Estimate:
 
 def with_options(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table with a column for each option; records of before have none, and the plain one is meant."""
-    missing = {name: value for name, value in PLAIN.items() if name not in table}
-    return table.assign(**missing | ({} if "preset" in table else {"preset": None}))
+    columns = {name: table[name].fillna(value) if name in table else value for name, value in PLAIN.items()}
+    return table.assign(**columns | ({} if "preset" in table else {"preset": None}))
 
 
 def plain(table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of cases without an ablation."""
     rows = with_options(table)
-    return rows[(rows[list(PLAIN)].fillna(PLAIN) == pd.Series(PLAIN)).all(axis=1)]
+    return rows[(rows[list(PLAIN)] == pd.Series(PLAIN)).all(axis=1)]
 
 
 def ablated(table: pd.DataFrame, option: str, value: str) -> pd.DataFrame:

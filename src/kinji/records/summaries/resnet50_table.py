@@ -1,22 +1,42 @@
-"""The table in its published shape: batch, epochs, iterations, accuracy, with K-FAC beside SGD."""
+"""The table in its published shape: batch, epochs, iterations, accuracy, with K-FAC beside SGD, and ablations."""
 
 from __future__ import annotations
 
 import pandas as pd
 from scipy import stats
 
+from kinji.records.metrics.resnet50_table import PLAIN, with_options
+
 
 def summarize(table: pd.DataFrame) -> pd.DataFrame:
-    """Return one row for each batch and optimizer.
+    """Return one row for each batch, optimizer and ablation.
 
     Epochs and iterations are medians over the folds of the time to the target accuracy and to the target loss; ``>``
     marks a median that is the budget. Accuracy is over all tested images, with the half-width of its 95 % interval.
+    The last column is the share of the bytes of statistics that were formed.
     """
+    kinds = with_options(table).groupby(["batch", "optimizer", *PLAIN], sort=True)
     rows = [
-        {"batch": batch, "optimizer": optimizer} | _times(runs, "accuracy") | _times(runs, "loss") | _accuracy(runs)
-        for (batch, optimizer), runs in table.groupby(["batch", "optimizer"], sort=True)
+        {"batch": batch, "optimizer": optimizer, "changed": _changed(options)}
+        | _times(runs, "accuracy")
+        | _times(runs, "loss")
+        | _accuracy(runs)
+        | _statistics(runs)
+        for (batch, optimizer, *options), runs in kinds
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).sort_values(["batch", "optimizer", "changed"], ascending=[True, False, True])
+
+
+def _changed(options: list[str]) -> str:
+    changed = {name: value for name, value in zip(PLAIN, options, strict=True) if value != PLAIN[name]}
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in changed.items())
+
+
+def _statistics(runs: pd.DataFrame) -> dict[str, str]:
+    rows = runs[runs["quantity"] == "statistics"]
+    if rows.empty:
+        return {"statistics left (%)": ""}
+    return {"statistics left (%)": f"{100 * rows['formed_bytes'].sum() / rows['every_step_bytes'].sum():.0f}"}
 
 
 def accuracy_interval(correct: int, images: int) -> tuple[float, float]:
