@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import pandas as pd
 from scipy import stats
 
@@ -17,7 +19,7 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
     """
     kinds = with_options(table).groupby(["batch", "optimizer", *PLAIN], sort=True)
     rows = [
-        {"batch": batch, "optimizer": optimizer, "changed": _changed(options)}
+        {"batch": batch, "optimizer": optimizer, "changed": _changed(dict(zip(PLAIN, options, strict=True)))}
         | _times(runs, "accuracy")
         | _times(runs, "loss")
         | _accuracy(runs)
@@ -27,8 +29,8 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values(["batch", "optimizer", "changed"], ascending=[True, False, True])
 
 
-def _changed(options: list[str]) -> str:
-    changed = {name: value for name, value in zip(PLAIN, options, strict=True) if value != PLAIN[name]}
+def _changed(options: dict[str, Hashable]) -> str:
+    changed = {name: value for name, value in options.items() if value != PLAIN[name]}
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in changed.items())
 
 
