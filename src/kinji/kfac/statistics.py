@@ -213,6 +213,9 @@ def _normalized(layer: Normalization, input_: Tensor, batch_statistics: bool) ->
     """Repeat the normalization of the forward pass, before scale and shift."""
     if isinstance(layer, nn.LayerNorm):
         return functional.layer_norm(input_, layer.normalized_shape, eps=layer.eps)
+    if batch_statistics and isinstance(of_ranks := getattr(layer, "batch_statistics", None), tuple):
+        mean_c, variance_c = of_ranks  # of the parts of all ranks
+        return functional.batch_norm(input_, mean_c, variance_c, eps=layer.eps)
     if batch_statistics or layer.running_mean is None or layer.running_var is None:
         return functional.batch_norm(input_, None, None, training=True, eps=layer.eps)
     return functional.batch_norm(input_, layer.running_mean, layer.running_var, eps=layer.eps)

@@ -8,6 +8,7 @@ that share a run. Nothing here knows a plot or the workflow.
 """
 
 from kinji.training.augmentation import BatchAugmentation
+from kinji.training.batch_norm import synchronize_batch_norm
 from kinji.training.checkpoint import CheckpointError, Checkpoints, Interrupted
 from kinji.training.data import FOLDS, Fold, Images, digits_fold
 from kinji.training.imagenet import FolderImages
@@ -48,5 +49,6 @@ __all__ = [
     "linear_scaling",
     "procedural_images",
     "scale_batch_norm_momentum",
+    "synchronize_batch_norm",
     "train",
 ]

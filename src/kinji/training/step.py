@@ -111,13 +111,13 @@ class Stepper:
     def _differentiate(self, pixels_BCHW: Tensor, labels_B: Tensor, images: int, place: tuple[int, int]) -> Tensor:
         """Add the gradient of a micro-batch; return its part of the mean loss over this rank's images."""
         weight = len(labels_B) * self.ranks.size / images
-        pixels_BCHW = pixels_BCHW.to(self.device, self.dtype, memory_format=self.memory_format)
+        pixels_BCHW = pixels_BCHW.to(self.device, self.dtype)
         targets = labels_B.to(self.device)
         if self.augmentation is not None:
             generator = torch.Generator().manual_seed(self._chance(*place))
             pixels_BCHW, targets = self.augmentation(pixels_BCHW, targets, generator)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
-            logits_BK = self.model(pixels_BCHW)
+            logits_BK = self.model(pixels_BCHW.contiguous(memory_format=self.memory_format))
             loss = cross_entropy(logits_BK, targets, label_smoothing=self.label_smoothing) * weight
         if isinstance(self.optimizer, KFAC):
             self.optimizer.form_statistics(logits_BK)
