@@ -191,6 +191,8 @@ def on_mpi() -> None:
     """One of eight ranks under mpiexec: compare with training alone, and say so."""
     from mpi4py import MPI
 
+    from ..training import distributed as training
+
     world = MPI.COMM_WORLD
     alone = [train(None, variant) for variant in VARIANTS] if world.rank == 0 else None
     meet(world)
@@ -199,6 +201,8 @@ def on_mpi() -> None:
         part = world.Split(0 if world.rank < size else 1)
         if world.rank < size:
             compare_under_mpi(MPICommunicator(part), alone)
+        if world.rank < size <= max(training.SIZES):
+            training.compare(MPICommunicator(part))
         meet(world)
     if world.rank == 0:
         print("equal", flush=True)

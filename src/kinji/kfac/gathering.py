@@ -44,6 +44,8 @@ class Gathering:
         What has been formed; after `finish`, on the owner, the average over ranks and passes.
     formed
         How many passes each holds.
+    passes
+        How many make a step.
     side
         Where they are formed.
     columns
@@ -61,7 +63,7 @@ class Gathering:
         dtype: torch.dtype | None,
         overlap: bool,
     ) -> None:
-        self._owned, self._exchange, self._passes = owned, exchange, passes
+        self._owned, self._exchange, self.passes = owned, exchange, passes
         self._of_loss, self._pack, self._dtype = of_loss, pack, dtype
         self.side = SideStream(exchange.device, wanted=overlap)
         self.sums: dict[Statistic, Tensor] = {}
@@ -87,7 +89,7 @@ class Gathering:
 
     def complete(self, statistics: Sequence[Statistic]) -> bool:
         """Whether every pass of the step has been seen."""
-        return all(self.formed[statistic] == self._passes for statistic in statistics)
+        return all(self.formed[statistic] == self.passes for statistic in statistics)
 
     @torch.no_grad()
     def start(self, of_inputs: Sequence[Statistic]) -> None:
@@ -147,6 +149,6 @@ class Gathering:
         """
         block, k = statistic
         of_loss = self._of_loss and not block.of_inputs[k]
-        factor = self._passes / scale**2 if of_loss else 1 / self._passes
+        factor = self.passes / scale**2 if of_loss else 1 / self.passes
         if factor != 1:
             self.sums[statistic].mul_(factor)

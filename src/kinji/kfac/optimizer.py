@@ -159,8 +159,8 @@ class KFAC(torch.optim.Optimizer):
         )
         self.fisher, self.likelihood = fisher, likelihood
         self.momentum_rule, self.rescale_weights = momentum_rule, rescale_weights
-        self.accumulation_steps, self.grad_scaler = accumulation_steps, grad_scaler
-        refuse_choices(vars(self))
+        self.grad_scaler = grad_scaler
+        refuse_choices(vars(self) | {"accumulation_steps": accumulation_steps})
         self.blocks = fisher_blocks(
             model, normalization, inverse=inverse, normalization_damping=normalization_damping, exclude=exclude
         )
@@ -190,6 +190,15 @@ class KFAC(torch.optim.Optimizer):
             overlap=overlap,
         )
         self._watch_layers()
+
+    @property
+    def accumulation_steps(self) -> int:
+        """Backward passes that make one step; may change between steps."""
+        return self._gathering.passes
+
+    @accumulation_steps.setter
+    def accumulation_steps(self, passes: int) -> None:
+        self._gathering.passes = passes
 
     @property
     def overlap(self) -> bool:
