@@ -37,7 +37,8 @@ def test_a_job_out_of_time_is_queued_again_and_ends_with_the_record_of_one_that_
         assert not out.exists() and list((tmp_path / "checkpoints").rglob("*.common"))
     monkeypatch.undo()
     monkeypatch.setenv("KINJI_CHECKPOINTS", str(tmp_path / "checkpoints"))
-    assert fingerprint(measure(out)) == fingerprint(whole) and len(queued) == 2
+    record = measure(out)
+    assert fingerprint(record) == fingerprint(whole) and len(queued) == len(record.provenance["earlier_starts"]) == 2
     assert not list((tmp_path / "checkpoints").rglob("*.common")), "a finished case leaves no checkpoints"
 
 

@@ -11,13 +11,13 @@ from datetime import datetime
 from kinji.errors import KinjiError
 
 MARGIN_SECONDS = 120.0
-"""Time for the step that goes on, a reading and a checkpoint."""
+"""Time for the step that goes on, a reading and a checkpoint, if ``$KINJI_MARGIN_SECONDS`` says no other."""
 
 
 def nears_its_end() -> Callable[[], bool]:
-    """Return what says whether the job of this process ends within `MARGIN_SECONDS`; never, outside Slurm."""
-    end = end_of_job()
-    return lambda: end is not None and time.time() > end - MARGIN_SECONDS
+    """Return what says whether the job of this process ends within the margin; never, outside Slurm."""
+    end, margin = end_of_job(), float(os.environ.get("KINJI_MARGIN_SECONDS", MARGIN_SECONDS))
+    return lambda: end is not None and time.time() > end - margin
 
 
 def end_of_job() -> float | None:
