@@ -45,7 +45,10 @@ def launcher(experiment):
         size = ranks(wildcards.scale, experiment, wildcards.case)
         nodes = SITE.nodes(size) if SITE else 1
         if nodes > 1:
-            return f"srun --nodes {nodes} --ntasks {size} --kill-on-bad-exit"
+            return (
+                f"srun --nodes {nodes} --ntasks {size} --cpus-per-task"
+                f" {load_config(wildcards.scale)['threads'] or 1} --kill-on-bad-exit"
+            )
         torchrun = f"torchrun --standalone --nproc-per-node {size} --no-python"
         return torchrun if size > 1 else ""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import logging
 import os
 import sys
 import typing
@@ -287,6 +288,8 @@ def predict_step(
 
 def main() -> None:
     """Run the command line; a mistake the user can mend ends in one line and exit status 1."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("kinji").setLevel(logging.INFO)
     try:
         app()
     except (KinjiError, ValueError, ArithmeticError, OSError) as error:

@@ -124,11 +124,15 @@ def set_knobs(**knobs):
     path.write_text(text)
 
 
+def configure(**experiments):
+    content = {"runtime_minutes": 30, "memory_megabytes": 1000, "threads": 1, "experiments": experiments}
+    Path("config/smoke.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+
+
 @pytest.fixture
 def site(cluster, repository):
     set_knobs(**KNOBS)
-    content = {"runtime_minutes": 5, "memory_megabytes": 1000, "experiments": {"int8_dgemm": CASES}}
-    Path("config/smoke.yaml").write_text(yaml.safe_dump(content))
+    configure(int8_dgemm=CASES)
     with Path("Snakefile").open("a") as snakefile:
         snakefile.write(f'\n\ninclude: "{Path(__file__).parent / "toy.smk"}"\n')
     site = Site(cluster, repository)

@@ -37,7 +37,7 @@ def job_script(scale: str, experiment: str, case: str) -> str:
     site = read_site(resources)
     assert site is not None
     options = "".join(f"#SBATCH {option}\n" for option in _options(job, f"{experiment} {case}"))
-    return f"#!/bin/bash\n{options}{site.preamble()}\nset -euo pipefail\n{job.shellcmd.strip()}\n"
+    return f"#!/bin/bash\n{options}{site.preamble()}\nset -euo pipefail\n{job.shellcmd.strip()}"
 
 
 def _default_resources() -> Any:
