@@ -37,7 +37,7 @@ class Cluster:
         worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
         self.environment = os.environ | {
             "TESTBED": str(folder),
-            "TESTBED_PORT": str(16900 + 10 * worker),
+            "TESTBED_PORT": str(int(os.environ.get("TESTBED_PORT", "16900")) + 10 * worker),
             "SLURM_CONF": str(folder / "slurm.conf"),
             "PATH": os.pathsep.join([str(folder / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]),
         }

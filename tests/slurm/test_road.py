@@ -105,7 +105,7 @@ esac
 
 
 def test_training_near_its_time_limit_queues_itself_again_and_survives_a_damaged_checkpoint(site):
-    case = KFAC | TRAINING | {"folds": 1, "ranks": 2}
+    case = KFAC | TRAINING | {"ranks": 2}
     configure(resnet50_table=[case])
     Path("interruptions.sh").write_text(INTERRUPTIONS)
     set_knobs(gpus_per_node=1, setup='"source ./interruptions.sh"')
