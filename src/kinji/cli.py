@@ -288,8 +288,9 @@ def predict_step(
 
 def main() -> None:
     """Run the command line; a mistake the user can mend ends in one line and exit status 1."""
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("kinji").setLevel(logging.INFO)
+    logger = logging.getLogger("kinji")
+    logger.addHandler(logging.StreamHandler())
+    logger.setLevel(logging.INFO)
     try:
         app()
     except (KinjiError, ValueError, ArithmeticError, OSError) as error:
