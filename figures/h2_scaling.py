@@ -4,7 +4,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from kinji.records import Estimate, growth_exponent
 from kinji.records.metrics.h2_scaling import ablation, settled_sizes
@@ -22,31 +25,41 @@ ABLATION = {  # fill-ins and lift: label, marker, line, colour
     ("2023", "orthonormal"): ("as published", "o", "-", "C0"),
     ("sc22", "decoupled"): ("scaled, decoupled lifts", "v", ":", "C4"),
 }
+FORMATS = {  # below the diagonal, above it
+    "BLR: tiles, own bases": ("blr", "blr"),
+    "BLR²: tiles, shared bases": ("blr2", "blr2"),
+    "H below, HODLR above:\nown bases": ("h", "hodlr"),
+    "H² below, HSS above:\nshared, nested bases": ("h2", "hss"),
+}
 PUBLISHED_NODES = 64
 
 
 def draw(table: pd.DataFrame, reference: dict[str, pd.DataFrame]) -> Figure:
-    """Return growth above; errors on both diagonals and by fill-ins; ranks, whole time and workers below."""
-    figure, panels = plt.subplots(3, 3, figsize=(8.6, 8.2))
-    (time, operations, memory), (dominant, natural, fill_ins), (ranks, whole, workers) = panels
+    """Return growth; errors on both diagonals and by fill-ins; ranks, whole time and workers; blocks of the formats."""
+    rows = ["time operations memory", "dominant natural fill_ins", "ranks whole workers"]
+    wide = [[name for name in row.split() for _ in range(4)] for row in rows]
+    formats = [[title for title in FORMATS for _ in range(3)]]
+    figure, panels = plt.subplot_mosaic(wide + formats, figsize=(9.6, 11))
     results = table[table["quantity"] == "result"]
-    _draw_growth(time, table[table["quantity"] == "time"], "factor_seconds", settled_sizes(table))
-    _draw_published(time, reference["h2_lorapo_times"])
-    time.set_ylim(bottom=time.get_ylim()[0] / 30)
-    _draw_growth(operations, results, "factor_flops", settled_sizes(table))
-    _draw_growth(memory, results, "factor_bytes", settled_sizes(table))
-    time.set(title="Time to factorize, seconds")
-    operations.set(title="Operations to factorize")
-    memory.set(title="Bytes of the factors")
-    for axes, diagonal in ((dominant, "dominant"), (natural, "natural")):
-        _draw_errors(axes, results[results["diagonal"] == diagonal], diagonal)
-    dominant.set_ylabel("relative error of the solution")
-    _draw_fill_ins(fill_ins, table)
-    _draw_ranks(ranks, table[table["quantity"] == "rank"])
-    _draw_whole_time(whole, table)
-    _draw_workers(workers, table[table["quantity"] == "workers"])
-    for axes in (*panels[0], dominant, natural, ranks, whole):
-        _mark_sizes(axes, sorted(table["n"].unique()))
+    times = table[table["quantity"] == "time"]
+    _draw_growth(panels["time"], times, "factor_seconds", settled_sizes(table))
+    _draw_published(panels["time"], reference["h2_lorapo_times"])
+    panels["time"].set_ylim(bottom=panels["time"].get_ylim()[0] / 30)
+    _draw_growth(panels["operations"], results, "factor_flops", settled_sizes(table))
+    _draw_growth(panels["memory"], results, "factor_bytes", settled_sizes(table))
+    panels["time"].set(title="Time to factorize, seconds")
+    panels["operations"].set(title="Operations to factorize")
+    panels["memory"].set(title="Bytes of the factors")
+    for diagonal in ("dominant", "natural"):
+        _draw_errors(panels[diagonal], results[results["diagonal"] == diagonal], diagonal)
+    panels["dominant"].set_ylabel("relative error of the solution")
+    _draw_fill_ins(panels["fill_ins"], table)
+    _draw_ranks(panels["ranks"], table[table["quantity"] == "rank"])
+    _draw_whole_time(panels["whole"], table)
+    _draw_workers(panels["workers"], table[table["quantity"] == "workers"])
+    for name in ("time", "operations", "memory", "dominant", "natural", "ranks", "whole"):
+        _mark_sizes(panels[name], sorted(table["n"].unique()))
+    _draw_formats({title: panels[title] for title in FORMATS}, table[table["quantity"] == "block"])
     return figure
 
 
@@ -152,3 +165,32 @@ def _draw_workers(axes: Axes, rows: pd.DataFrame) -> None:
     axes.set_xticks(np.arange(len(PARTS)) + 0.17, [part.replace(" ", "\n") for part in PARTS], fontsize=7)
     axes.set(title=f"Speed-up, N = {rows['n'].max():,}")
     axes.legend(fontsize=7)
+
+
+def _draw_formats(panels: dict[str, Axes], blocks: pd.DataFrame) -> None:
+    for title, axes in panels.items():
+        axes.set(title=title, xlim=(0, 1), ylim=(1, 0), aspect="equal", xticks=[], yticks=[])
+        axes.spines[["left", "bottom"]].set_visible(False)
+    if blocks.empty:
+        for axes in panels.values():
+            axes.set_axis_off()
+        return
+    blocks = blocks[blocks["n"] == blocks["n"].min()]
+    compressed = blocks.loc[blocks["block_rank"] > 0, "block_rank"]
+    colours = ScalarMappable(LogNorm(compressed.min(), compressed.max()), "viridis_r")
+    for title, axes in panels.items():
+        for method, above in zip(FORMATS[title], (False, True), strict=True):
+            for _, block in blocks[blocks["method"] == method].iterrows():
+                _draw_block(axes, block, colours, above=above)
+    label = f"rank at {blocks['tolerance'].iloc[0]:g}, N = {blocks['n'].iloc[0]:,}; grey: dense"
+    axes.get_figure().colorbar(colours, ax=list(panels.values()), label=label, shrink=0.9, aspect=15)
+
+
+def _draw_block(axes: Axes, block: pd.Series, colours: ScalarMappable, *, above: bool) -> None:
+    side, rank = 0.5 ** block["level"], block["block_rank"]
+    row, column = (block["column"], block["row"]) if above else (block["row"], block["column"])
+    colour = colours.to_rgba(rank) if rank else "0.55"
+    axes.add_patch(Rectangle((column * side, row * side), side, side, facecolor=colour, edgecolor="w", lw=0.4))
+    if side >= 1 / 8:
+        x, y = (column + 0.5) * side, (row + 0.5) * side
+        axes.text(x, y, f"{rank:.0f}", ha="center", va="center", fontsize=6, color="w" if rank > 60 else "k")

@@ -1,12 +1,17 @@
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from numpy.linalg import LinAlgError
 
+from kinji.errors import KinjiError
 from kinji.experiments import h2_scaling
 from kinji.experiments.cases import H2ScalingCase
 from kinji.experiments.context import Context, Progress
 from kinji.experiments.h2_scaling import structure
+from kinji.experiments.h2_scaling.solvers import compress_h2
+from kinji.hmatrix.cluster_tree import build_tree
+from kinji.hmatrix.h2_ulv import factorize
 from kinji.hmatrix.kernels import Kernel, true_product
 from kinji.records.metrics import h2_scaling as metrics
 from kinji.records.summaries.h2_scaling import summarize
@@ -23,6 +28,7 @@ CASE = H2ScalingCase(
     sweep_diagonals=(1.0, 100.0),
     rank_tolerances=(1e-6,),
     workers=(1, 2),
+    structure_leaf=128,
     repetitions=2,
 )
 
@@ -64,6 +70,38 @@ def test_sweeps_change_what_they_say(table):
     assert set(zip(workers.part, workers.workers, strict=True)) == {
         (part, count) for part in ("factor", "parallel substitution", "sequential substitution") for count in (1.0, 2.0)
     }
+
+
+def test_the_blocks_of_each_format_cover_the_lower_triangle_once(table):
+    for _, blocks in table[table.quantity == "block"].groupby("method"):
+        covered = np.zeros((8, 8), dtype=int)
+        for level, row, column in blocks[["level", "row", "column"]].astype(int).to_numpy():
+            side = 8 >> level
+            covered[row * side : (row + 1) * side, column * side : (column + 1) * side] += 1
+        assert (covered[np.tril_indices(8, -1)] == 1).all()
+
+
+def test_ranks_of_blocks_are_those_of_their_rows_or_of_their_own(table):
+    blocks = table[table.quantity == "block"].pivot_table(
+        index=["level", "row", "column"], columns="method", values="block_rank"
+    )
+    assert (blocks.blr2 >= blocks.blr)[blocks.blr.notna()].all()
+    assert (blocks.h2 >= blocks.h)[blocks.h.notna()].all()
+    assert (blocks.loc[1].hodlr == blocks.loc[1].hss).dropna().all()
+    siblings = blocks.loc[3].dropna(subset=["hss", "blr2"]).query("row != column")
+    assert (siblings.hss == siblings.blr2).all()  # nested: all other points, however far up
+    problem = h2_scaling.build_problem(CASE, "cpu")
+    tree = build_tree(problem.points, leaf_size=128)
+    block = problem.kernel()(*(problem.points[tree.members[box]] for box in (5, 2)))
+    rank = int(blocks.blr[3, 5, 2])
+    truncated = torch.linalg.svd(block)
+    lost = truncated.S[rank] / truncated.S[0], truncated.S[rank - 1] / truncated.S[0]
+    assert lost[0] <= CASE.tolerance < lost[1]
+
+
+def test_cores_of_a_cpu_are_refused_on_a_gpu():
+    with pytest.raises(KinjiError, match=r"workers = \(1, 2\) are cores of a CPU"):
+        next(h2_scaling.measure(CASE, Context("cuda", 1, Progress("test"))))
 
 
 def test_a_variant_that_breaks_down_does_not_end_the_case(monkeypatch):
@@ -133,12 +171,12 @@ def test_residuals_are_those_of_the_true_matrix():
 
 def test_dependent_boxes_would_be_noticed(monkeypatch):
     problem = h2_scaling.build_problem(CASE, "cpu")
-    run, _ = h2_scaling.run_h2_ulv(CASE, problem, "h2_ulv_decoupled")
-    assert structure.describe_independence(run.factor, seed=0)["identical"]
+    factor = factorize(compress_h2(CASE, problem, problem.kernel(), CASE.rank, "sc22"))
+    assert structure.describe_independence(factor, seed=0)["identical"]
     eliminate = structure.eliminate_complements
 
     def chained(on, blocks, *arguments, **options):
         return eliminate(on, blocks + 1e-9 * blocks.roll(1, dims=0), *arguments, **options)
 
     monkeypatch.setattr(structure, "eliminate_complements", chained)
-    assert not structure.describe_independence(run.factor, seed=0)["identical"]
+    assert not structure.describe_independence(factor, seed=0)["identical"]

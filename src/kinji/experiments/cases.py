@@ -46,7 +46,8 @@ class H2ScalingCase:
 
     With tile 0 LORAPO, which is O(N²), is left out, and `tolerance` is the residual that iterations go to. What is an
     empty tuple is left out: the fill-in ablation, sweeps of theta and of the diagonal (in multiples of the natural
-    one), ranks of HSS and H² at some accuracies, strong scaling over workers.
+    one), ranks of HSS and H² at some accuracies, strong scaling over workers; and with structure_leaf 0 the blocks of
+    all formats, which take O(N³).
     """
 
     experiment: ClassVar[str] = "h2_scaling"
@@ -66,6 +67,7 @@ class H2ScalingCase:
     sweep_diagonals: tuple[float, ...] = ()
     rank_tolerances: tuple[float, ...] = ()
     workers: tuple[int, ...] = ()
+    structure_leaf: int = 0
     repetitions: int = 3
     seed: int = 0
 

@@ -22,6 +22,8 @@ Observations by ``quantity``:
     Iterations with factors in single and in double precision.
 ``workers``
     Seconds of factorization and substitutions on some cores.
+``block``
+    Where the blocks of the formats are, and their ranks at the tolerance of the case.
 
 With ``--device cuda`` the tiles are on the GPU as well, and workers, which are cores of a CPU, are refused. It has not
 yet been run on a GPU.
@@ -37,13 +39,11 @@ from numpy.linalg import LinAlgError
 from kinji.errors import KinjiError
 from kinji.experiments.cases import H2ScalingCase
 from kinji.experiments.context import Context
-from kinji.experiments.h2_scaling.problem import Row, build_problem, describe_problem, judge
+from kinji.experiments.h2_scaling.formats import describe_formats
+from kinji.experiments.h2_scaling.problem import Problem, Row, build_problem, describe_problem, judge
 from kinji.experiments.h2_scaling.solvers import (
     VARIANTS,
-    describe_accurate,
-    describe_h2,
-    describe_tiles,
-    h2_solutions,
+    Outcome,
     run_accurately,
     run_block_low_rank,
     run_h2_ulv,
@@ -58,7 +58,7 @@ from kinji.experiments.h2_scaling.sweeps import (
 )
 from kinji.experiments.h2_scaling.workers import scale_over_workers
 from kinji.experiments.int8_dgemm.threads import limited_to
-from kinji.hmatrix.block_low_rank import solve_tiles
+from kinji.hmatrix.solver import KernelSolver
 from kinji.hmatrix.task_graph import h2_ulv_graph, tile_cholesky_graph
 
 WARM_UP_POINTS = 1024
@@ -82,40 +82,45 @@ def measure(case: H2ScalingCase, context: Context) -> Iterator[Row]:
     problem = build_problem(case, context.device)
     residual = case.tolerance
     for repetition in context.progress.track(range(case.repetitions), "factorizations"):
+        outcomes: dict[str, Outcome] = {}
         with limited_to(1):
             if case.tile:
-                baseline, row = run_block_low_rank(case, problem)
+                outcomes["blr"], row = run_block_low_rank(case, problem)
                 yield {"repetition": repetition, **row}
-                tiles_accuracy = judge(problem, {"blr": solve_tiles(baseline.tiles, problem.b)})["blr"]
-                residual = tiles_accuracy["relative_residual"]
-            runs = {}
+                residual = judge(problem, outcomes["blr"].solutions)["blr"]["relative_residual"]
             for method in VARIANTS:
                 try:
-                    runs[method], row = run_h2_ulv(case, problem, method)
+                    outcomes[method], row = run_h2_ulv(case, problem, method)
                 except LinAlgError as error:
                     row = {"quantity": "failure", "method": method, "message": str(error)}
                 yield {"repetition": repetition, **row}
-            accurate, row = run_accurately(case, problem, residual)
+            solver, outcomes["h2_ulv_cg"], row = run_accurately(case, problem, residual)
             yield {"repetition": repetition, **row}
+        if repetition < case.repetitions - 1:
+            del solver  # two do not fit the memory that one may fill
     context.progress.say("judging the solutions against the true kernel")
-    facts = describe_problem(problem, accurate.solver.operator)
-    if case.tile:
-        yield {"quantity": "result", "method": "blr", **describe_tiles(baseline), **tiles_accuracy, **facts}
-    described = {method: describe_h2(run) for method, run in runs.items()}
-    described |= {f"{method}_sequential": about for method, about in described.items()}
-    described["h2_ulv_cg"] = describe_accurate(accurate)
-    for method, accuracy in judge(problem, h2_solutions(problem, runs, accurate)).items():
-        yield {"quantity": "result", "method": method, **described[method], **accuracy, **facts}
-    factor = accurate.solver.factor
-    yield describe_graph("blr", tile_cholesky_graph(len(factor.matrix.field.tree.members)))  # tiles like boxes
-    yield describe_graph("h2_ulv", h2_ulv_graph(factor))
-    yield describe_independence(factor, case.seed)
+    yield from describe_results(problem, outcomes, solver)
+    yield describe_graph("blr", tile_cholesky_graph(len(solver.operator.field.tree.members)))  # tiles like boxes
+    yield describe_graph("h2_ulv", h2_ulv_graph(solver.factor))
+    yield describe_independence(solver.factor, case.seed)
+    del solver
     yield from ablate_fill_ins(case, context, problem)
     yield from sweep_admissibility(case, context, problem)
     yield from sweep_diagonal(case, context)
     yield from measure_ranks(case, context, problem)
     yield from compare_precisions(case, problem, residual)
+    with limited_to(1):  # matrices too small for more
+        yield from describe_formats(case, context, problem)
     yield from scale_over_workers(case, context, problem)
+
+
+def describe_results(problem: Problem, outcomes: dict[str, Outcome], solver: KernelSolver) -> Iterator[Row]:
+    """Yield the result of every method: size, work, accuracy, and how hard the problem is."""
+    accuracies = judge(problem, {m: x for outcome in outcomes.values() for m, x in outcome.solutions.items()})
+    facts = describe_problem(problem, solver.operator)
+    for outcome in outcomes.values():
+        for method in outcome.solutions:
+            yield {"quantity": "result", "method": method, **outcome.about, **accuracies[method], **facts}
 
 
 def warm_up(case: H2ScalingCase, device: str) -> None:

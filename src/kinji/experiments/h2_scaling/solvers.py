@@ -17,7 +17,6 @@ from kinji.hmatrix.block_low_rank import BlockLowRankMatrix, compress_tiles, fac
 from kinji.hmatrix.h2_matrix import H2Matrix, build_near_field, compress
 from kinji.hmatrix.h2_ulv import H2Factor, Lift, factorize
 from kinji.hmatrix.kernels import Kernel
-from kinji.hmatrix.krylov import IterativeSolution
 from kinji.hmatrix.solver import KernelSolver
 from kinji.hmatrix.solver import factorize as factorize_kernel
 from kinji.hmatrix.substitution import solve
@@ -29,32 +28,14 @@ VARIANTS: dict[str, tuple[FillIns, Lift]] = {"h2_ulv": PUBLISHED, "h2_ulv_decoup
 
 
 @dataclass(frozen=True)
-class TileRun:
-    """A factorized tile matrix, the kernel entries it took, and the operations of its compression."""
+class Outcome:
+    """Solutions by method, size and work: what is kept of a factorization, which itself may fill the memory."""
 
-    tiles: BlockLowRankMatrix
-    kernel_entries: int
-    construct_flops: float
-
-
-@dataclass(frozen=True)
-class H2Run:
-    """An H2-ULV factorization and the kernel entries it took."""
-
-    factor: H2Factor
-    kernel_entries: int
+    solutions: dict[str, Tensor]
+    about: Row
 
 
-@dataclass(frozen=True)
-class AccurateRun:
-    """A solver of controlled accuracy, its iterations and the kernel entries it took."""
-
-    solver: KernelSolver
-    solution: IterativeSolution
-    kernel_entries: int
-
-
-def run_block_low_rank(case: H2ScalingCase, problem: Problem) -> tuple[TileRun, Row]:
+def run_block_low_rank(case: H2ScalingCase, problem: Problem) -> tuple[Outcome, Row]:
     """Compress, factorize and solve by tiles."""
     kernel = problem.kernel()
     tiles, construct_seconds = timed(
@@ -67,21 +48,24 @@ def run_block_low_rank(case: H2ScalingCase, problem: Problem) -> tuple[TileRun, 
             seed=case.seed,
         )
     )
-    run = TileRun(tiles, kernel.entries, tiles.flops.total)
+    construct_flops = tiles.flops.total
     _, factor_seconds = timed(lambda: factorize_tiles(tiles))
-    _, solve_seconds = timed(lambda: solve_tiles(tiles, problem.b))
-    return run, times("blr", construct_seconds, factor_seconds, solve_seconds)
+    x, solve_seconds = timed(lambda: solve_tiles(tiles, problem.b))
+    about = {"kernel_entries": kernel.entries, **describe_tiles(tiles, construct_flops)}
+    return Outcome({"blr": x}, about), times("blr", construct_seconds, factor_seconds, solve_seconds)
 
 
-def run_h2_ulv(case: H2ScalingCase, problem: Problem, method: str) -> tuple[H2Run, Row]:
+def run_h2_ulv(case: H2ScalingCase, problem: Problem, method: str) -> tuple[Outcome, Row]:
     """Compress, factorize and solve level by level, in one of `VARIANTS`."""
     kernel, (fill_ins, lift) = problem.kernel(), VARIANTS[method]
     matrix, construct_seconds = timed(lambda: compress_h2(case, problem, kernel, case.rank, fill_ins))
     factor, factor_seconds = timed(lambda: factorize(matrix, lift=lift))
-    _, solve_seconds = timed(lambda: solve(factor, problem.b))
-    _, sequential_seconds = timed(lambda: solve(factor, problem.b, substitution="sequential"))
+    x, solve_seconds = timed(lambda: solve(factor, problem.b))
+    x_in_turn, sequential_seconds = timed(lambda: solve(factor, problem.b, substitution="sequential"))
     row = times(method, construct_seconds, factor_seconds, solve_seconds)
-    return H2Run(factor, kernel.entries), row | {"sequential_solve_seconds": sequential_seconds}
+    about = {"kernel_entries": kernel.entries, **describe_h2(factor)}
+    outcome = Outcome({method: x, f"{method}_sequential": x_in_turn}, about)
+    return outcome, row | {"sequential_solve_seconds": sequential_seconds}
 
 
 def compress_h2(
@@ -102,13 +86,15 @@ def compress_h2(
 
 def run_accurately(
     case: H2ScalingCase, problem: Problem, residual: float, *, double: bool = False
-) -> tuple[AccurateRun, Row]:
+) -> tuple[KernelSolver, Outcome, Row]:
     """Factorize and iterate to a relative residual: the library's own way."""
     kernel = problem.kernel()
     options = {"theta": case.theta, "leaf_size": case.leaf, "seed": case.seed, "double": double}
     solver, construct_seconds = timed(lambda: factorize_kernel(problem.points, kernel, **options))
     solution, solve_seconds = timed(lambda: solver.iterate(problem.b, tolerance=residual))
-    return AccurateRun(solver, solution, kernel.entries), times("h2_ulv_cg", construct_seconds, 0.0, solve_seconds)
+    about = {"kernel_entries": kernel.entries, **describe_solver(solver)}
+    about |= {"iterations": solution.iterations, "converged": solution.converged}
+    return solver, Outcome({"h2_ulv_cg": solution.x}, about), times("h2_ulv_cg", construct_seconds, 0.0, solve_seconds)
 
 
 def timed(work: Callable[[], T]) -> tuple[T, float]:
@@ -131,23 +117,12 @@ def times(method: str, construct_seconds: float, factor_seconds: float, solve_se
     }
 
 
-def h2_solutions(problem: Problem, runs: dict[str, H2Run], accurate: AccurateRun) -> dict[str, Tensor]:
-    """Solve in every way the H2 factors offer."""
-    direct = {method: solve(run.factor, problem.b) for method, run in runs.items()}
-    sequential = {
-        f"{method}_sequential": solve(run.factor, problem.b, substitution="sequential") for method, run in runs.items()
-    }
-    return direct | sequential | {"h2_ulv_cg": accurate.solution.x}
-
-
-def describe_tiles(run: TileRun) -> Row:
+def describe_tiles(tiles: BlockLowRankMatrix, construct_flops: float) -> Row:
     """Size and work of a tile low-rank factorization."""
-    tiles = run.tiles
     return {
-        "kernel_entries": run.kernel_entries,
         "factor_bytes": tiles.nbytes,
-        "construct_flops": run.construct_flops,
-        "factor_flops": tiles.flops.total - run.construct_flops,
+        "construct_flops": construct_flops,
+        "factor_flops": tiles.flops.total - construct_flops,
         "rank_max": max(tiles.ranks, default=0),
         "rank_mean": sum(tiles.ranks) / max(1, len(tiles.ranks)),
         "boxes": tiles.width,
@@ -155,12 +130,10 @@ def describe_tiles(run: TileRun) -> Row:
     }
 
 
-def describe_h2(run: H2Run) -> Row:
+def describe_h2(factor: H2Factor) -> Row:
     """Size and work of an H2-ULV factorization."""
-    factor = run.factor
     ranks = [level.basis.rank for level in factor.levels]
     return {
-        "kernel_entries": run.kernel_entries,
         "factor_bytes": factor.nbytes,
         "factor_flops": factor.flops,
         "published_factor_flops": factor.published_flops,
@@ -171,11 +144,7 @@ def describe_h2(run: H2Run) -> Row:
     }
 
 
-def describe_accurate(run: AccurateRun) -> Row:
-    """Size of a solver of controlled accuracy, its rank at the tolerance, and its iterations."""
-    return describe_h2(H2Run(run.solver.factor, run.kernel_entries)) | {
-        "iterations": run.solution.iterations,
-        "converged": run.solution.converged,
-        "factor_bytes": run.solver.nbytes,
-        "operator_rank_max": max((level.rank for level in run.solver.operator.levels.values()), default=0),
-    }
+def describe_solver(solver: KernelSolver) -> Row:
+    """Size of a solver of controlled accuracy, and the rank of its product."""
+    rank = max((level.rank for level in solver.operator.levels.values()), default=0)
+    return describe_h2(solver.factor) | {"factor_bytes": solver.nbytes, "operator_rank_max": rank}

@@ -72,10 +72,10 @@ def measure_ranks(case: H2ScalingCase, context: Context, problem: Problem) -> It
 def compare_precisions(case: H2ScalingCase, problem: Problem, residual: float) -> Iterator[Row]:
     """Yield the iterations that factors in single and in double precision take to one residual."""
     for double in (False, True):
-        run, row = run_accurately(case, problem, residual, double=double)
+        outcome, row = run_accurately(case, problem, residual, double=double)[1:]  # no solver is kept
         yield row | {
             "quantity": "preconditioner",
             "precision": "double" if double else "single",
-            "iterations": run.solution.iterations,
-            "converged": run.solution.converged,
+            "iterations": outcome.about["iterations"],
+            "converged": outcome.about["converged"],
         }
