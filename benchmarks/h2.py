@@ -81,6 +81,7 @@ def measure_fixed_rank(problem: Problem, workers: int) -> dict[str, float]:
         )
         matrix, bases = timed(lambda: compress(field, rank=RANK))
         factor, seconds = timed(lambda: factorize(matrix))
+        solve(factor, problem.b)  # which wakes the threads: one takes less than a tenth of a second
         solution, parallel = timed(lambda: solve(factor, problem.b))
         _, sequential = timed(lambda: solve(factor, problem.b, substitution="sequential"))
     return {

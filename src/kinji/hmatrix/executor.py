@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kinji.hmatrix.kernels import Kernel
+from kinji.hmatrix.lapack import one_blas_thread
 
 Method = Literal["cholesky", "lu"]
 Numbers = NDArray[np.int64]
@@ -120,15 +121,16 @@ def executor(device: torch.device) -> Executor:
 
 
 @contextmanager
-def one_torch_thread() -> Iterator[None]:
-    """Leave the cores to numba's threads.
+def cores_for_loops() -> Iterator[None]:
+    """Leave the cores to numba's threads: torch and BLAS get one, the one that calls them.
 
-    Those and torch's are of two OpenMP libraries. The threads of each spin for some ms after a loop and keep those of
-    the other from their cores; what is left to torch here is not worth a second thread.
+    Numba's threads and torch's are of two OpenMP libraries. Those of each spin for some ms after a loop and keep those
+    of the other from their cores; what is left to torch here is not worth a second thread.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with one_blas_thread():
+            yield
     finally:
         torch.set_num_threads(threads)

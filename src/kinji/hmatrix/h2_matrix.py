@@ -15,7 +15,7 @@ from kinji.hmatrix.admissibility import LevelPairs, find_pairs, sample_far_field
 from kinji.hmatrix.basis import OVERSAMPLING, BasisLevel, FillIns, near_blocks, sketch_fill_ins
 from kinji.hmatrix.cluster_tree import ClusterTree, build_tree
 from kinji.hmatrix.distributed import Ranks, Shares, share_out
-from kinji.hmatrix.executor import Executor, executor, one_torch_thread
+from kinji.hmatrix.executor import Executor, cores_for_loops, executor
 from kinji.hmatrix.kernels import Kernel
 from kinji.hmatrix.memory import check_memory
 
@@ -75,7 +75,7 @@ class H2Matrix:
     levels: dict[int, BasisLevel]
     couplings: dict[int, Tensor]
 
-    @one_torch_thread()
+    @cores_for_loops()
     def matvec(self, xNK: Tensor) -> Tensor:
         """Multiply with vectors ``(N, K)`` in O(N): up the tree, across the far pairs, down the tree."""
         field, own, leaves = self.field, self.field.shares.own, self.field.shares.levels[-1].near
@@ -112,7 +112,7 @@ class H2Matrix:
         return cast(Tensor, yBMK)
 
 
-@one_torch_thread()
+@cores_for_loops()
 def build_near_field(
     kernel: Kernel,
     points: Tensor,
@@ -169,7 +169,7 @@ def build_near_field(
     return NearField(kernel, tree, pairs, near_blocks(on, kernel, tree, places, near, like), on, shares)
 
 
-@one_torch_thread()
+@cores_for_loops()
 def compress(
     field: NearField,
     *,

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from kinji.hmatrix.admissibility import Pairs
 from kinji.hmatrix.basis import BasisLevel, check_factors
-from kinji.hmatrix.executor import Executor, Factors, Method, one_torch_thread
+from kinji.hmatrix.executor import Executor, Factors, Method, cores_for_loops
 from kinji.hmatrix.h2_matrix import H2Matrix
 
 Lift = Literal["decoupled", "orthonormal"]
@@ -130,7 +130,7 @@ def _published_flops(level: FactorLevel) -> float:
     return 4.0 * n**3 * ordered_pairs + boxes * (2.0 * n * r * (n + r) + r**3 / 3.0 + n * r**2 + 2.0 * s**2 * r)
 
 
-@one_torch_thread()
+@cores_for_loops()
 def factorize(matrix: H2Matrix, *, lift: Lift = "decoupled", method: Method = "cholesky") -> H2Factor:
     """Factorize level by level from the leaves, merging skeleton blocks into the next level's near blocks.
 

@@ -8,6 +8,7 @@ Each call is one library call: inside `one_blas_thread`, on the thread that make
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -48,11 +49,21 @@ def _controller() -> ThreadpoolController:
     return ThreadpoolController()
 
 
+_inside = threading.local()
+
+
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Keep the BLAS libraries to one thread for each thread that calls them."""
-    with _controller().limit(limits=1, user_api="blas"):
+    """Keep the BLAS libraries to one thread for each thread that calls them; at no cost where that is so already."""
+    if vars(_inside).get("limited"):
         yield
+        return
+    _inside.limited = True
+    try:
+        with _controller().limit(limits=1, user_api="blas"):
+            yield
+    finally:
+        _inside.limited = False
 
 
 @njit(cache=True, inline="always")

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from kinji.hmatrix.basis import BasisLevel, FillIns
 from kinji.hmatrix.distributed import Ranks
-from kinji.hmatrix.executor import Factors, Method
+from kinji.hmatrix.executor import Factors, Method, cores_for_loops
 from kinji.hmatrix.h2_matrix import H2Matrix, NearField, build_near_field, compress
 from kinji.hmatrix.h2_ulv import FactorLevel, H2Factor
 from kinji.hmatrix.h2_ulv import factorize as factorize_matrix
@@ -117,6 +117,7 @@ class KernelSolver:
             )
         return solution.x.reshape(b.shape)
 
+    @cores_for_loops()
     def iterate(self, b: Tensor, *, tolerance: float = 1e-8, max_iterations: int = 100) -> IterativeSolution:
         """Return what `solve` comes to, with the number of iterations, converged or not."""
         return conjugate_gradients(

@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from kinji.hmatrix.executor import Executor, one_torch_thread
+from kinji.hmatrix.executor import Executor, cores_for_loops
 from kinji.hmatrix.h2_ulv import FactorLevel, H2Factor
 
 Substitution = Literal["parallel", "sequential", "diagonal"]
@@ -41,7 +41,7 @@ class _Way(NamedTuple):
     backward: Callable[[Executor, FactorLevel, Tensor, Tensor], Tensor]
 
 
-@one_torch_thread()
+@cores_for_loops()
 def solve(factor: H2Factor, bNK: Tensor, *, substitution: Substitution = "parallel") -> Tensor:
     """Solve for one or more right-hand sides in O(N).
 
