@@ -82,7 +82,8 @@ def measure(
     rounds = [(r, count, name) for r in range(-1, repetitions) for count in threads for name in calls]
     for repetition, count, name in track(rounds, f"n = {n}", transient=True):
         with limited_to(count):
-            time.sleep(SETTLE_SECONDS)  # threads of the library before spin for a while
+            if device.type == "cpu":
+                time.sleep(SETTLE_SECONDS)  # threads of the library before spin for a while
             elapsed = seconds_of(calls[name][1], max(1, SHORT // n) ** 2, device)
         if repetition >= 0:
             seconds[name, count].append(elapsed)

@@ -22,7 +22,8 @@ class Case(Protocol):
 class Int8DgemmCase:
     """FP64 products on the INT8 unit, by both Ozaki schemes, beside native DGEMM.
 
-    No repetitions, no timing; no energy seconds, no energy; no conditions, no factorization.
+    No repetitions, no timing; no energy seconds, no energy; no conditions, no factorization. Without accuracy neither
+    errors nor bits are judged: then nothing but a timed GPU is kept waiting.
     """
 
     experiment: ClassVar[str] = "int8_dgemm"
@@ -37,6 +38,7 @@ class Int8DgemmCase:
     repetitions: int = 3
     energy_seconds: float = 0.0
     conditions: tuple[float, ...] = ()
+    accuracy: bool = True
     seed: int = 0
 
 

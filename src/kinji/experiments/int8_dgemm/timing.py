@@ -58,8 +58,9 @@ def int8_product(n: int, device: torch.device) -> Multiply:
 
 
 def _hand_over(side: Side, a: torch.Tensor, b: torch.Tensor) -> None:
-    """Let the threads of the library before fall asleep and, where calls are short, those of this side wake."""
-    time.sleep(SETTLE_SECONDS)
+    """Let the CPU's threads of the library before fall asleep and, where calls are short, those of this side wake."""
+    if a.device.type == "cpu":
+        time.sleep(SETTLE_SECONDS)
     if a.shape[1] <= SHORT:
         side.multiply(a, b)
 
