@@ -35,11 +35,12 @@ PUBLISHED_NODES = 64
 
 
 def draw(table: pd.DataFrame, reference: dict[str, pd.DataFrame]) -> Figure:
-    """Return growth; errors on both diagonals and by fill-ins; ranks, whole time and workers; blocks of the formats."""
+    """Return growth; errors on both diagonals and by fill-ins; ranks, times, workers; sweeps; blocks of the formats."""
     rows = ["time operations memory", "dominant natural fill_ins", "ranks whole workers"]
     wide = [[name for name in row.split() for _ in range(4)] for row in rows]
-    formats = [[title for title in FORMATS for _ in range(3)]]
-    figure, panels = plt.subplot_mosaic(wide + formats, figsize=(9.6, 11))
+    sweeps = ["theta", "diagonals", "iterations", "graph"]
+    narrow = [[name for name in row for _ in range(3)] for row in (sweeps, FORMATS)]
+    figure, panels = plt.subplot_mosaic(wide + narrow, figsize=(9.6, 13), height_ratios=[1, 1, 1, 0.85, 0.85])
     results = table[table["quantity"] == "result"]
     times = table[table["quantity"] == "time"]
     _draw_growth(panels["time"], times, "factor_seconds", settled_sizes(table))
@@ -57,6 +58,10 @@ def draw(table: pd.DataFrame, reference: dict[str, pd.DataFrame]) -> Figure:
     _draw_ranks(panels["ranks"], table[table["quantity"] == "rank"])
     _draw_whole_time(panels["whole"], table)
     _draw_workers(panels["workers"], table[table["quantity"] == "workers"])
+    _draw_theta(panels["theta"], table[table["quantity"] == "admissibility"])
+    _draw_diagonals(panels["diagonals"], table[table["quantity"] == "diagonal"])
+    _draw_iterations(panels["iterations"], table[table["quantity"] == "preconditioner"])
+    _draw_graphs(panels["graph"], table[table["quantity"] == "task_graph"])
     for name in ("time", "operations", "memory", "dominant", "natural", "ranks", "whole"):
         _mark_sizes(panels[name], sorted(table["n"].unique()))
     _draw_formats({title: panels[title] for title in FORMATS}, table[table["quantity"] == "block"])
@@ -113,9 +118,10 @@ def _draw_errors(axes: Axes, rows: pd.DataFrame, diagonal: str) -> None:
     low, high = trivial["condition_number"].min(), trivial["condition_number"].max()
     condition = f"{low:.3f}" if high < 2 else f"{low:.0f} to {high:.0f}"
     axes.set_title(f"{diagonal.capitalize()} diagonal (condition {condition})")
-    axes.set_ylim(1e-21 if diagonal == "natural" else 1e-14, 30)
-    if diagonal == "natural":
-        axes.legend(fontsize=7, loc="lower left")
+    axes.set_ylim(1e-15, 1e6)
+    axes.set_yticks([1e-15, 1e-12, 1e-9, 1e-6, 1e-3, 1])
+    if diagonal == "dominant":
+        axes.legend(fontsize=7, loc="upper left")
 
 
 def _draw_fill_ins(axes: Axes, table: pd.DataFrame) -> None:
@@ -161,10 +167,71 @@ def _draw_workers(axes: Axes, rows: pd.DataFrame) -> None:
     speed_up = medians.rdiv(medians[medians.columns.min()], axis=0).loc[list(PARTS)]
     for count, hatch in zip(speed_up.columns, ("", "//", "xx", "..", "\\\\"), strict=False):
         place = np.arange(len(PARTS)) + 0.35 * list(speed_up.columns).index(count)
-        axes.bar(place, speed_up[count], 0.3, hatch=hatch, color="C0", alpha=0.6, label=f"{int(count)} workers")
+        axes.bar(
+            place,
+            speed_up[count],
+            0.3,
+            hatch=hatch,
+            color="C0",
+            alpha=0.6,
+            label=f"{int(count)} worker{'s' * (count > 1)}",
+        )
     axes.set_xticks(np.arange(len(PARTS)) + 0.17, [part.replace(" ", "\n") for part in PARTS], fontsize=7)
-    axes.set(title=f"Speed-up, N = {rows['n'].max():,}")
+    axes.set(title=f"Speed-up, N = {rows['n'].max():,}", ylim=(0, 1.3 * speed_up.max(axis=None)))
+    axes.legend(fontsize=7, ncols=2)
+
+
+def _draw_theta(axes: Axes, rows: pd.DataFrame) -> None:
+    if rows.empty:
+        axes.set_axis_off()
+        return
+    axes.semilogy(rows["swept_theta"], rows["relative_error"], "v:", color=COLOURS["h2_ulv_decoupled"])
+    for theta, error, flops in rows[["swept_theta", "relative_error", "factor_flops"]].to_numpy():
+        axes.annotate(f"{flops / 1e9:.1f}", (theta, error), (0, 6), textcoords="offset points", ha="center", fontsize=7)
+    axes.set(title=f"Error (GFLOP) by theta, N = {rows['n'].iloc[0]:,}", xlabel="theta; 0 is HSS")
+    axes.margins(0.12, 0.15)
+
+
+def _draw_diagonals(axes: Axes, rows: pd.DataFrame) -> None:
+    if rows.empty:
+        axes.set_axis_off()
+        return
+    colour = COLOURS["h2_ulv_decoupled"]
+    axes.loglog(rows["times_natural"], rows["relative_error"], "v:", color=colour, label="decoupled lifts")
+    axes.loglog(rows["times_natural"], rows["diagonal_solve_relative_error"], "kx:", lw=1, label="b / diagonal")
+    axes.set(title=f"Error by diagonal, N = {rows['n'].iloc[0]:,}", xlabel="natural diagonals")
     axes.legend(fontsize=7)
+
+
+def _draw_iterations(axes: Axes, rows: pd.DataFrame) -> None:
+    for diagonal, marker in (("natural", "^"), ("dominant", "s")):
+        for precision, line in (("single", "-"), ("double", "--")):
+            own = rows[(rows["diagonal"] == diagonal) & (rows["precision"] == precision)].groupby("n")
+            counts = own["iterations"].max()
+            colour = COLOURS["h2_ulv_cg"] if diagonal == "natural" else "C7"
+            label = f"{diagonal}, {precision}"
+            axes.semilogx(counts.index, counts, marker=marker, ls=line, color=colour, alpha=0.8, label=label)
+    axes.set(title="Iterations, by precision", xlabel="N", ylim=(0, None))
+    _mark_ends(axes, rows)
+    axes.legend(fontsize=6.5)
+
+
+def _draw_graphs(axes: Axes, rows: pd.DataFrame) -> None:
+    for method in METHODS:
+        for count, line in (("width", "--"), ("depth", "-")):
+            own = rows[rows["method"] == method].groupby("n")[count].max()
+            label = f"{'BLR' if method == 'blr' else 'H²-ULV'}, {count}"
+            axes.loglog(own.index, own, marker=METHODS[method][1], ls=line, color=COLOURS[method], label=label)
+    axes.set(title="Task graph: longest chain, width", xlabel="N")
+    axes.set_ylim(top=axes.get_ylim()[1] * 30)
+    _mark_ends(axes, rows)
+    axes.legend(fontsize=6, ncols=2, columnspacing=0.8, handlelength=1.5)
+
+
+def _mark_ends(axes: Axes, rows: pd.DataFrame) -> None:
+    ends = sorted({rows["n"].min(), rows["n"].max()}) if len(rows) else []
+    axes.minorticks_off()
+    axes.set_xticks(ends, [f"{n:,}" for n in ends])
 
 
 def _draw_formats(panels: dict[str, Axes], blocks: pd.DataFrame) -> None:
@@ -183,7 +250,11 @@ def _draw_formats(panels: dict[str, Axes], blocks: pd.DataFrame) -> None:
             for _, block in blocks[blocks["method"] == method].iterrows():
                 _draw_block(axes, block, colours, above=above)
     label = f"rank at {blocks['tolerance'].iloc[0]:g}, N = {blocks['n'].iloc[0]:,}; grey: dense"
-    axes.get_figure().colorbar(colours, ax=list(panels.values()), label=label, shrink=0.9, aspect=15)
+    ticks = [rank for rank in (5, 10, 20, 50, 100, 200, 500, 1000) if compressed.min() <= rank <= compressed.max()]
+    place = {"location": "bottom", "shrink": 0.5, "aspect": 40}
+    bar = axes.get_figure().colorbar(colours, ax=list(panels.values()), label=label, **place)
+    bar.ax.minorticks_off()
+    bar.set_ticks(ticks, labels=[str(rank) for rank in ticks])
 
 
 def _draw_block(axes: Axes, block: pd.Series, colours: ScalarMappable, *, above: bool) -> None:

@@ -49,6 +49,16 @@ def graphs(h2_depth):
     return pd.DataFrame(rows).assign(quantity="task_graph", n=16384)
 
 
+def chains(*depths):
+    rows = [{"n": n, "depth": depth} for n, depth in zip(SIZES, depths, strict=True)]
+    return pd.DataFrame(rows).assign(quantity="task_graph", method="h2_ulv")
+
+
+def swept(quantity, column, errors):
+    rows = [{column: at, "relative_error": error} for at, error in errors.items()]
+    return pd.DataFrame(rows).assign(quantity=quantity, n=4096, theta=2.0)
+
+
 def errors(**by_method):
     return pd.concat(results(method, relative_error=error) for method, error in by_method.items())
 
@@ -102,6 +112,9 @@ SUPPORTING = {
     "h2-bytes-linear": growing("h2_ulv", "factor_bytes", 1.0),
     "h2-boxes-independent": independence([True, True, True]),
     "h2-shorter-critical-path": graphs(h2_depth=13),
+    "h2-chain-is-logarithmic": chains(5, 7, 9),
+    "h2-near-blocks-are-needed": swept("admissibility", "swept_theta", {0.0: 1e-2, 1.0: 1e-4, 2.0: 1e-5}),
+    "h2-heavy-diagonal-hides-errors": swept("diagonal", "times_natural", {1.0: 1e-5, 1000.0: 1e-9}),
     "h2-faster-at-equal-residual": solved(blr=4.0, h2_ulv_cg=2.0),
     "h2-parallel-substitution-accurate": errors(h2_ulv=1.01e-3, h2_ulv_sequential=1e-3),
     "h2-fill-ins-help": ablation([1e-1, 1e-2, 1e-4], [2e-2, 1e-2, 1e-2]),
@@ -130,6 +143,9 @@ CONTRADICTING = {
     "h2-bytes-linear": growing("h2_ulv", "factor_bytes", 1.5),
     "h2-boxes-independent": independence([True, False, True]),
     "h2-shorter-critical-path": graphs(h2_depth=400),
+    "h2-chain-is-logarithmic": chains(46, 94, 190),
+    "h2-near-blocks-are-needed": swept("admissibility", "swept_theta", {0.0: 1e-5, 1.0: 1e-4, 2.0: 1e-5}),
+    "h2-heavy-diagonal-hides-errors": swept("diagonal", "times_natural", {1.0: 1e-5, 1000.0: 9e-6}),
     "h2-faster-at-equal-residual": solved(blr=1.0, h2_ulv_cg=2.0),
     "h2-parallel-substitution-accurate": errors(h2_ulv=4e-3, h2_ulv_sequential=1e-3),
     "h2-fill-ins-help": ablation([1e-1, 1e-2, 1e-2], [1e-1, 1e-2, 1e-2]),

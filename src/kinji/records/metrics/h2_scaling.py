@@ -78,6 +78,30 @@ def critical_path_of_blr_over_h2(table: pd.DataFrame) -> Estimate:
     return exact(depth["blr"] / depth["h2_ulv"])
 
 
+def chain_growth(table: pd.DataFrame) -> Estimate:
+    """Return what the last doubling of N adds to the longest chain of H2-ULV over what the one before added.
+
+    1 is a chain that grows like log N; one that grows like N^p gives 2^p.
+    """
+    graphs = table[(table["quantity"] == "task_graph") & (table["method"] == "h2_ulv")]
+    depth = graphs.groupby("n")["depth"].max().iloc[-3:]
+    before, last = np.diff(depth) / np.diff(np.log2(depth.index.to_numpy(dtype=float)))
+    return exact(float(last / before))
+
+
+def admissibility_gain(table: pd.DataFrame) -> Estimate:
+    """Return the error with all distinct boxes far (HSS) over that with the theta of the case, at one rank."""
+    rows = table[table["quantity"] == "admissibility"]
+    weak, own = (rows.loc[rows["swept_theta"] == theta, "relative_error"] for theta in (0.0, rows["theta"]))
+    return exact(weak.iloc[0] / own.iloc[0])
+
+
+def diagonal_gain(table: pd.DataFrame) -> Estimate:
+    """Return the error on the lightest diagonal tried over that on the heaviest, at one rank."""
+    rows = table[table["quantity"] == "diagonal"].sort_values("times_natural")
+    return exact(rows["relative_error"].iloc[0] / rows["relative_error"].iloc[-1])
+
+
 def parallel_over_sequential_error(table: pd.DataFrame) -> Estimate:
     """Return the largest ratio of the error of the parallel substitution to that of the sequential one."""
     errors = _errors(table)
