@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from kinji.training import Augmentation, BatchAugmentation
-from kinji.training.augmentation import MixupRule, erased, smoothed
+from kinji.training.augmentation import MixupRule, erased
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -18,12 +18,6 @@ def batches(count: int, size: int = 6, classes: int = 5) -> list[tuple[Tensor, T
         (torch.randn(size, 3, 8, 8, generator=chance), torch.randint(classes, (size,), generator=chance))
         for _ in range(count)
     ]
-
-
-def test_label_smoothing_is_that_of_the_loss() -> None:
-    labels_B, logits_BK = torch.tensor([0, 3, 2]), torch.randn(3, 4)
-    loss = torch.nn.functional.cross_entropy(logits_BK, smoothed(labels_B, 4, 0.1))
-    assert loss == pytest.approx(torch.nn.functional.cross_entropy(logits_BK, labels_B, label_smoothing=0.1).item())
 
 
 @pytest.mark.parametrize("rule", ["published", "released"])
@@ -93,9 +87,7 @@ def test_erasing_stays_out_of_the_recursion() -> None:
 
 def test_a_resumed_augmentation_goes_on_as_if_never_stopped() -> None:
     inputs = batches(4)
-    straight, first, second = (
-        BatchAugmentation(classes=5, label_smoothing=0.1, mixup=0.4, erasing=0.5) for _ in range(3)
-    )
+    straight, first, second = (BatchAugmentation(classes=5, mixup=0.4, erasing=0.5) for _ in range(3))
     chance = [generator(), generator()]
     expected = [straight(x, labels, chance[0]) for x, labels in inputs]
     for x, labels in inputs[:2]:
@@ -110,7 +102,7 @@ def test_a_resumed_augmentation_goes_on_as_if_never_stopped() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"label_smoothing": 1.0}, {"mixup": -0.1}, {"mixup": float("nan")}, {"erasing": 1.5}, {"mixup_rule": "cutmix"}],
+    [{"mixup": -0.1}, {"mixup": float("nan")}, {"erasing": 1.5}, {"mixup_rule": "cutmix"}],
 )
 def test_an_augmentation_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="got"):

@@ -1,4 +1,4 @@
-"""Changes of whole batches (Osawa et al. 2020, sec. 6.1): running mixup, then random erasing; and label smoothing.
+"""Changes of whole batches (Osawa et al. 2020, sec. 6.1): running mixup, then random erasing.
 
 Where the paper leaves a choice, the code released with the paper of 2019 decides: one share per image, shares of the
 present image above one half (rule "released" only), height and width of an erased rectangle exchanged half the time.
@@ -8,6 +8,7 @@ Dimension letters: B images of a batch, C channels, H height, W width, K classes
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -25,7 +26,7 @@ ERASED_ASPECT = (0.3, 1.0)
 
 @dataclass(kw_only=True)
 class BatchAugmentation:
-    """Label smoothing, running mixup and random erasing, each of which may be off.
+    """Running mixup and random erasing: a `kinji.training.source.Augmentation`.
 
     Running mixup is ``x~(t) = l x(t) + (1 - l) x~(t - 1)``, targets alike, with ``l`` from Beta(alpha, alpha) for each
     image; the first batch stays as it is. Where two batches differ in size, images without a counterpart do too.
@@ -35,8 +36,6 @@ class BatchAugmentation:
     ----------
     classes : int
         Number of classes K.
-    label_smoothing : float
-        Weight of the uniform distribution in the targets.
     mixup : float
         ``alpha``; 0 for none.
     mixup_rule : {"published", "released"}
@@ -51,21 +50,20 @@ class BatchAugmentation:
     """
 
     classes: int
-    label_smoothing: float = 0.0
     mixup: float = 0.0
     mixup_rule: MixupRule = "published"
     erasing: float = 0.0
     _previous: tuple[Tensor, Tensor] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not (0 <= self.label_smoothing < 1 and 0 <= self.erasing <= 1 and 0 <= self.mixup < float("inf")):
-            raise ValueError(f"need 0 <= label_smoothing < 1, 0 <= erasing <= 1 and mixup >= 0, got {self}")
+        if not (0 <= self.erasing <= 1 and 0 <= self.mixup < math.inf):
+            raise ValueError(f"erasing must lie in 0..1 and mixup be >= 0, got {self}")
         if self.mixup_rule not in get_args(MixupRule):
             raise ValueError(f"mixup_rule must be one of {', '.join(get_args(MixupRule))}, got {self.mixup_rule!r}")
 
     def __call__(self, pixels_BCHW: Tensor, labels_B: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return pixels_BCHW and targets_BK; pixels given are not changed in place."""
-        targets_BK = smoothed(labels_B, self.classes, self.label_smoothing, pixels_BCHW.dtype)
+        targets_BK = one_hot(labels_B, self.classes).to(pixels_BCHW.dtype)
         if self.mixup:
             pixels_BCHW, targets_BK = self._mixed(pixels_BCHW, targets_BK, generator)
         if self.erasing:
@@ -97,11 +95,6 @@ class BatchAugmentation:
         seed = torch.randint(2**62, (), generator=generator, device=generator.device).item()
         share_B = torch.from_numpy(np.random.default_rng(int(seed)).beta(self.mixup, self.mixup, count))
         return torch.maximum(share_B, 1 - share_B) if self.mixup_rule == "released" else share_B
-
-
-def smoothed(labels_B: Tensor, classes: int, smoothing: float, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return targets_BK: the label's class, but for a weight `smoothing` of the uniform distribution."""
-    return one_hot(labels_B, classes).to(dtype) * (1 - smoothing) + smoothing / classes
 
 
 def erased(pixels_BCHW: Tensor, probability: float, generator: torch.Generator) -> Tensor:

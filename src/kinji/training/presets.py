@@ -42,8 +42,10 @@ class Preset:
         Learning rate and momentum.
     options : mapping
         What the optimizer takes besides.
-    mixup, mixup_rule, erasing, label_smoothing
+    mixup, mixup_rule, erasing
         As in `kinji.training.augmentation.BatchAugmentation`.
+    label_smoothing : float
+        As in `kinji.training.train`.
     """
 
     batch: int
@@ -60,7 +62,6 @@ class Preset:
         """Return the augmentation of whole batches, with no memory yet."""
         return BatchAugmentation(
             classes=classes,
-            label_smoothing=self.label_smoothing,
             mixup=self.mixup,
             mixup_rule=self.mixup_rule,
             erasing=self.erasing,

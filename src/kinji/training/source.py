@@ -48,7 +48,7 @@ class ImageSource(Protocol):
 
 
 class Augmentation(Protocol):
-    """A random change of whole batches, with its own memory: running mixup, random erasing, label smoothing."""
+    """A random change of whole batches, with its own memory: such as running mixup and random erasing."""
 
     def __call__(self, pixels_BCHW: Tensor, labels_B: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return pixels_BCHW and the targets_BK, which are probabilities; all chance comes from `generator`."""
