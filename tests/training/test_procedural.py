@@ -8,15 +8,19 @@ from torch.nn.functional import avg_pool2d
 from torchvision.transforms.functional import pil_to_tensor
 
 from kinji.training import procedural_images
-from kinji.training.counted_random import random_bits
+from kinji.training.counted_random import random_bits, uniform
 from kinji.training.procedural import (
     CLASSES,
+    DRAWS,
+    LAYERS,
     SHAPES,
     TEXTURES,
     Split,
     covered,
+    light,
     noise,
     paint,
+    painted_layer,
     write_folders,
 )
 
@@ -40,6 +44,21 @@ def test_classes_are_balanced_and_named_by_shape_and_texture() -> None:
     images = procedural_images("test", 300, size=8)
     assert CLASSES == images.classes == len(SHAPES) * len(TEXTURES) == 100
     assert images.labels_N.bincount().tolist() == [3] * 100
+
+
+def test_the_object_of_an_image_is_of_its_class() -> None:
+    """Of all classes, painted in the image's own place, colours and light, its own differs least from the image."""
+    numbers, layer, kinds = torch.arange(300, 320), list(LAYERS).index("object"), torch.arange(CLASSES)
+    middles = (torch.arange(32) + 0.5) / 16 - 1
+    y, x = torch.meshgrid(middles, middles, indexing="ij")
+    nearest = []
+    for key, pixels_CHW in zip(random_bits(0, 0, numbers), paint("train", numbers, size=32), strict=True):
+        draws_1D = uniform(key, layer, torch.arange(DRAWS))[None]
+        coverage, colours = painted_layer(LAYERS["object"], kinds, draws_1D.expand(CLASSES, -1), x, y)
+        lit = colours * light(uniform(key, len(LAYERS), torch.arange(3))[None], x, y)
+        error = (lit.clamp(0, 1) - pixels_CHW / 255).square().mean(dim=1)
+        nearest.append(int(((coverage * error).sum(dim=(1, 2)) / coverage.sum(dim=(1, 2))).argmin()))
+    assert sum(found == number % CLASSES for found, number in zip(nearest, numbers.tolist(), strict=True)) >= 18
 
 
 def test_a_scene_is_the_same_at_any_size() -> None:
