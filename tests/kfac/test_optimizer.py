@@ -483,3 +483,30 @@ def test_unknown_rules_are_refused_with_those_there_are(option):
 def test_model_without_trainable_parameters_is_refused():
     with pytest.raises(ValueError, match="no parameter"):
         KFAC(nn.ReLU(), lr=0.1)
+
+
+@pytest.mark.parametrize("options", [{}, {"statistics_decay": 0.0}], ids=["averaged", "replaced"])
+def test_a_block_holds_its_factors_and_their_inverses_and_no_third_copy(options):
+    """Steps that renew an inverse form the new statistics in the memory of the old one."""
+    model = network()
+    optimizer = KFAC(model, lr=0.05, **options)
+    for step in range(3):
+        train(model, optimizer, range(step, step + 1))
+        assert not optimizer._gathering.sums and not optimizer.curvature._spare
+    optimizer.zero_grad()
+    functional.cross_entropy(model(batch(3)[0]), batch(3)[1]).backward()
+    assert not any(state.inverse for state in optimizer.curvature.states.values())
+    assert not optimizer.curvature._spare
+
+
+@pytest.mark.parametrize("options", [{}, {"inverse": "eigen"}, {"inverse_interval": 2}], ids=str)
+def test_a_backward_pass_that_is_dropped_loses_no_inverse(options):
+    model, other = network(), network()
+    model[1].eval(), other[1].eval()
+    optimizer, plain = KFAC(model, lr=0.05, **options), KFAC(other, lr=0.05, **options)
+    for seed in range(4):
+        optimizer.zero_grad()
+        functional.cross_entropy(model(batch(seed + 9)[0]), batch(seed)[1]).backward()
+        weights = train(model, optimizer, range(seed, seed + 1))
+        assert all(map(torch.equal, weights, train(other, plain, range(seed, seed + 1))))
+        assert all(state.inverse for state in optimizer.curvature.states.values())

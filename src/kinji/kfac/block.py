@@ -28,10 +28,13 @@ class Block:
         For each statistic, whether it is made of symmetric matrices, of which one triangle is enough.
     of_inputs
         For each statistic, whether the layer's inputs alone make it.
+    inverts_in_place
+        Whether the parts of the inverse are like the statistics, so that each may take the other's memory.
     """
 
     symmetric: tuple[bool, ...] = ()
     of_inputs: tuple[bool, ...] = ()
+    inverts_in_place = True
 
     def __init__(self, name: str, module: nn.Module | None, parameters: Sequence[Parameter]) -> None:
         self.name = name

@@ -31,6 +31,16 @@ class Curvature:
 
     def __init__(self, blocks: Sequence[Block]) -> None:
         self.states = {block: BlockState(statistics=[None] * len(block.symmetric)) for block in blocks}
+        self._spare: dict[Statistic, Tensor] = {}
+
+    def memory(self, statistic: Statistic, renewing: bool) -> Tensor:
+        """Return memory for a new statistic: what is left over, if need be of an inverse that this step renews."""
+        block, k = statistic
+        state = self.states.get(block)
+        if renewing and statistic not in self._spare and state and state.inverse and block.inverts_in_place:
+            self._spare |= {(block, number): part for number, part in enumerate(state.inverse)}
+            state.inverse, state.changed = [], True
+        return self._spare.pop(statistic) if statistic in self._spare else block.new_statistic(k)
 
     def accept(self, fresh: Mapping[Statistic, Tensor]) -> dict[Statistic, Tensor]:
         """Return the new statistics that are finite; a block with another one has its damping raised, and says so."""
@@ -58,10 +68,12 @@ class Curvature:
             self.states[block].remember(k, tensor)
         return dict(zip(fresh, chosen, strict=True))
 
-    def take(self, fresh: Mapping[Statistic, Tensor], decay: Callable[[Block], float]) -> dict[Statistic, Tensor]:
-        """Average new statistics into those over steps; return memory that is left over."""
-        spare = {s: self.states[s[0]].take(s[1], tensor, decay(s[0])) for s, tensor in fresh.items()}
-        return {statistic: memory for statistic, memory in spare.items() if memory is not None}
+    def take(self, fresh: Mapping[Statistic, Tensor], decay: Callable[[Block], float]) -> None:
+        """Average new statistics, whose memory is taken, into those over steps."""
+        for (block, k), tensor in fresh.items():
+            spare = self.states[block].take(k, tensor, decay(block))
+            if spare is not None:
+                self._spare[block, k] = spare
 
     def invert(self, damping: Callable[[Block], float]) -> None:
         """Invert the damped blocks whose statistics have changed; a host that waits for each would keep a GPU idle."""
@@ -99,11 +111,18 @@ class Curvature:
     def _attempt(self, block: Block, damping: float) -> tuple[Block, list[Tensor], Tensor]:
         """Invert a block in the memory of its last inverse, which is none until that is known to be good."""
         state = self.states[block]
-        memory, state.inverse = state.inverse or block.new_inverse(), []
+        memory, state.inverse = state.inverse or self._new_inverse(block), []
         try:
             return block, memory, block.invert(state.there, state.raised * damping, memory)
         except torch.linalg.LinAlgError:
             return block, memory, torch.zeros((), dtype=torch.bool, device=memory[0].device)
+
+    def _new_inverse(self, block: Block) -> list[Tensor]:
+        """Return memory for an inverse, left over if there is some of each statistic."""
+        spare = [(block, k) for k in range(len(block.symmetric)) if (block, k) in self._spare]
+        if len(spare) == len(block.symmetric) and block.inverts_in_place:
+            return [self._spare.pop(statistic) for statistic in spare]
+        return block.new_inverse()
 
     def _conclude(self, block: Block, memory: list[Tensor], good: bool, damping: float) -> None:
         state = self.states[block]

@@ -27,6 +27,8 @@ class Gathering:
         The blocks of each rank.
     exchange
         Its collectives.
+    memory
+        Returns memory for a statistic.
     passes
         Backward passes that make one step.
     of_loss
@@ -56,6 +58,7 @@ class Gathering:
         self,
         owned: Sequence[Sequence[Block]],
         exchange: Exchange,
+        memory: Callable[[Statistic], Tensor],
         *,
         passes: int,
         of_loss: bool,
@@ -63,7 +66,7 @@ class Gathering:
         dtype: torch.dtype | None,
         overlap: bool,
     ) -> None:
-        self._owned, self._exchange, self.passes = owned, exchange, passes
+        self._owned, self._exchange, self._memory, self.passes = owned, exchange, memory, passes
         self._of_loss, self._pack, self._dtype = of_loss, pack, dtype
         self.side = SideStream(exchange.device, wanted=overlap)
         self.sums: dict[Statistic, Tensor] = {}
@@ -82,7 +85,7 @@ class Gathering:
         block, k = statistic
         with self.side.beside(batch), torch.autocast(self._exchange.device.type, enabled=False):
             if statistic not in self.sums:
-                self.sums[statistic] = block.new_statistic(k)
+                self.sums[statistic] = self._memory(statistic)
             fresh = self.formed[statistic] == 0
             block.add_statistic(k, self.sums[statistic], batch, fresh=fresh, dtype=self._dtype)
         self.formed[statistic] += not further
@@ -124,7 +127,7 @@ class Gathering:
         """Start to average statistics onto their owners; what is returned puts them into the owner's sums."""
         for statistic in statistics:
             if statistic not in self.sums:
-                self.sums[statistic] = statistic[0].new_statistic(statistic[1])
+                self.sums[statistic] = self._memory(statistic)
             self._average_passes(statistic, scale)
         if self._exchange.communicator.size == 1 or not statistics:
             return lambda: None

@@ -98,6 +98,8 @@ class KroneckerBlock(Block):
 class EigenBlock(KroneckerBlock):
     """The same block in the eigenvalue form, damped as a whole instead of factor by factor."""
 
+    inverts_in_place = False
+
     def has_few_columns(self, output: Tensor) -> bool:
         """No: the gradient is needed between the products."""
         return False

@@ -183,6 +183,7 @@ class KFAC(torch.optim.Optimizer):
         self._gathering = Gathering(
             self.owned,
             self.exchange,
+            lambda statistic: self.curvature.memory(statistic, self.steps % self.inverse_interval == 0),
             passes=accumulation_steps,
             of_loss=fisher == "empirical",
             pack=pack,
@@ -285,7 +286,7 @@ class KFAC(torch.optim.Optimizer):
             self._chosen = self.curvature.choose_intervals(fresh, self.clocks, self.similarity)
         for statistic in fresh:
             del self._gathering.sums[statistic]
-        self._gathering.sums |= self.curvature.take(fresh, lambda block: self._group(block)["statistics_decay"])
+        self.curvature.take(fresh, lambda block: self._group(block)["statistics_decay"])
         if self.steps % self.inverse_interval == 0:
             self.curvature.invert(lambda block: self._group(block)["damping"])
 

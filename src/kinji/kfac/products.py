@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 SMALLEST = 96
 """Below this length of a side the call of oneDNN costs more than it gains."""
-PANEL = 1024
+PANEL = 512
 """Rows of a panel of a symmetric product: large enough for full speed, small enough to stay in the cache."""
 
 
@@ -79,7 +79,7 @@ def add_gram(x_nk: Tensor, out_nn: Tensor, *, scale: float, fresh: bool) -> None
             block = times_transposed(x_nk[rows], x_nk[columns]).mul_(scale)
             _put(block, out_nn[rows, columns], fresh)
             if rows != columns:
-                _put(block.T, out_nn[columns, rows], fresh)
+                _put(block.T.contiguous(), out_nn[columns, rows], fresh)
 
 
 def _half_gram(x_nk: Tensor) -> Tensor:

@@ -40,14 +40,14 @@ class BlockState:
         return [statistic for statistic in self.statistics if statistic is not None]
 
     def take(self, k: int, fresh: Tensor, decay: float) -> Tensor | None:
-        """Average the k-th statistic with a new one; return memory that is no longer needed."""
+        """Average the k-th statistic with a new one, whose memory is taken; return what is no longer needed, if any."""
         self.changed = True
         average = self.statistics[k]
-        if average is not None and decay > 0:
-            average.lerp_(fresh, 1 - decay)
-            return fresh
-        self.statistics[k] = fresh if decay == 0 else fresh.clone()
-        return average if decay == 0 else fresh
+        if average is None or decay == 0:
+            self.statistics[k] = fresh
+            return average
+        average.lerp_(fresh, 1 - decay)
+        return fresh
 
     def before_of(self, k: int) -> list[Tensor]:
         """Return the last two values of the k-th statistic, latest first, or fewer."""
