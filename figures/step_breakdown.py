@@ -1,6 +1,6 @@
-"""Parts of one step of SGD and of K-FAC: measured here, modelled to 2,048 GPUs, and published seconds per step.
+"""Parts of one step: measured here, modelled to 2,048 GPUs, published.
 
-Published points are hollow, lines are modelled, filled points are measured here.
+Filled points are measured here, hollow ones published, lines and diamonds modelled.
 """
 
 import matplotlib.pyplot as plt
@@ -11,163 +11,146 @@ from matplotlib.figure import Figure
 
 from kinji.records import Estimate
 from kinji.records.metrics.step_breakdown import (
+    KINDS,
     LARGEST_PUBLISHED_GPUS,
     PLAIN,
     SAMPLED,
+    hidden_exchange_share,
     largest_case,
     median_steps,
     model_error,
     modelled_minutes,
     modelled_steps,
+    own_steps,
     second_order_share,
     stale_steps,
+    unattributed_share,
 )
 from kinji.records.summaries.step_breakdown import PARTS
 
 HATCHES = ("", "//", "xx", "..", "\\\\", "", "OO")
 COLORS = (0, 9, 2, 8, 7, 3, 1)
 VARIANTS = {  # Fisher, BatchNorm, stale: label, marker, line
-    ("sampled", "full", False): ("sampled Fisher, full BatchNorm", "s", ":"),
-    ("sampled", "unit-wise", False): ("sampled Fisher, unit-wise BatchNorm", "D", ":"),
-    ("empirical", "full", False): ("empirical Fisher, full BatchNorm", "v", "--"),
-    ("empirical", "unit-wise", False): ("empirical Fisher, unit-wise BatchNorm", "o", "--"),
+    ("sampled", "full", False): ("sampled, full", "s", ":"),
+    ("sampled", "unit-wise", False): ("sampled, unit-wise", "D", ":"),
+    ("empirical", "full", False): ("empirical, full", "v", "--"),
+    ("empirical", "unit-wise", False): ("empirical, unit-wise", "o", "--"),
     ("empirical", "unit-wise", True): ("the same, stale statistics", "*", "-"),
 }
-LEAST_LABELLED = 0.035  # a thinner slice has no room for its label
+STACKED_GPUS = (1, 4, 16, 64, 256, 1024, 2048)
+LEAST_LABELLED = 4.5  # a thinner slice, in percent, has no room for its label
+NETWORKS = {"resnet50": "ResNet-50", "resnet18": "ResNet-18", "bert-base-block": "BERT block"}
 
 
 def draw(table: pd.DataFrame, reference: dict[str, pd.DataFrame]) -> Figure:
-    """Draw the measured step, its shares against "about half", and the published scaling with the model's below."""
-    modelled = not modelled_steps(table, "K-FAC", SAMPLED).empty
-    figure = plt.figure(figsize=(11, 8.2 if modelled else 4.4))
-    grid = figure.add_gridspec(1 + modelled, 6, width_ratios=(1, 1.3, 0.5, 0.5, 0.5, 0.5))
-    seconds_ax, shares_ax = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])
-    draw_measured(seconds_ax, shares_ax, table)
-    published_ax = figure.add_subplot(grid[0, 2:])
-    draw_published(published_ax, reference, lines=not modelled)
-    if modelled:
-        draw_predicted(published_ax, table)
-        draw_modelled(figure.add_subplot(grid[1, :3]), table)
-        draw_added(figure.add_subplot(grid[1, 3:]), table)
-    handles, labels = seconds_ax.get_legend_handles_labels()
-    figure.legend(handles[::-1], labels[::-1], loc="outside lower left", ncols=4, frameon=False)
+    """Draw the measured beside the modelled parts; below, seconds and overhead over GPUs, and own steps predicted."""
+    figure = plt.figure(figsize=(11, 8.6))
+    above, below = figure.add_gridspec(2, 1, height_ratios=(1.05, 1))
+    measured, modelled = (figure.add_subplot(place) for place in above.subgridspec(1, 2, width_ratios=(1, 1.75)))
+    scaling, added, own = (figure.add_subplot(p) for p in below.subgridspec(1, 3, width_ratios=(1.5, 1.1, 0.8)))
+    draw_measured(measured, table)
+    draw_modelled(modelled, table)
+    draw_scaling(scaling, table, reference)
+    draw_added(added, table)
+    draw_own(own, table)
+    handles, labels = measured.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(PARTS), frameon=False)
     return figure
 
 
-def draw_measured(seconds_ax: Axes, shares_ax: Axes, table: pd.DataFrame) -> None:
-    """Draw the parts of the median step measured here, in seconds and in shares."""
+def draw_measured(ax: Axes, table: pd.DataFrame) -> None:
+    """Draw the shares of the median step of each kind measured here, and its seconds."""
     steps = median_steps(table)
     shares = 100 * steps.div(steps["whole step"], axis=0)
-    draw_stack(seconds_ax, steps, "{:.2f} s", room=LEAST_LABELLED * steps["whole step"].max())
-    draw_totals(seconds_ax, table, steps["whole step"])
-    draw_stack(shares_ax, shares, "{:.0f} %", room=100 * LEAST_LABELLED)
-    draw_half(shares_ax, table)
+    stack(ax, shares, range(len(shares)), 0.8)
+    for position, kind in enumerate(shares.index):
+        label_slices(ax, position, shares.loc[kind])
+        ax.text(position, 101, f"{steps.loc[kind, 'whole step']:.2f} s", ha="center", weight="bold")
+    ax.set_xticks(range(len(shares)), [kind.replace(", ", ",\n") for kind in shares.index])
     case = largest_case(table, "part").iloc[0]
-    seconds_ax.set(title=f"One step on {case.ranks} ranks, measured", ylabel="seconds of the median step")
-    shares_ax.set(title=f"ResNet-50, {case.pixels:g} px, {case.batch_per_rank:g} images a rank", ylabel="share (%)")
+    title = f"Measured: ResNet-50 on {case.ranks} ranks, {case.pixels:g} px, {case.batch_per_rank:g} images each"
+    ax.set(title=title, ylabel="share of the step, each part on its own (%)", ylim=(0, 107))
+    ax.set_xlabel(_completeness(table), fontsize=7.5)
 
 
-def draw_stack(ax: Axes, heights: pd.DataFrame, label: str, room: float) -> None:
-    """Stack the parts, second-order ones on top, and write into each slice that has room."""
-    for position, kind in enumerate(heights.index):
-        bottom = 0.0
-        for part, color, hatch in zip(PARTS, COLORS, HATCHES, strict=True):
-            height = heights.loc[kind, part]
-            face = {"color": sns.color_palette()[color], "hatch": hatch, "edgecolor": "white", "linewidth": 0.5}
-            ax.bar(position, height, 0.8, bottom, label=part if position == 0 else None, **face)
-            if height > room:
-                text = {"ha": "center", "va": "center", "fontsize": 7}
-                box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
-                ax.text(position, bottom + height / 2, label.format(height), **text, bbox=box)
-            bottom += height
-    ax.set_xticks(range(len(heights)), heights.index)
+def label_slices(ax: Axes, position: int, shares: pd.Series) -> None:
+    """Write its percentage into each slice that has room."""
+    box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
+    top = shares[list(PARTS)].cumsum()
+    for part in PARTS:
+        if shares[part] > LEAST_LABELLED:
+            middle = top[part] - shares[part] / 2
+            ax.text(position, middle, f"{shares[part]:.0f} %", ha="center", va="center", fontsize=7, bbox=box)
+
+
+def stack(ax: Axes, heights: pd.DataFrame, places: range | list[float], width: float) -> None:
+    """Stack the parts (columns) of each step (rows), second-order ones on top."""
+    bottom = pd.Series(0.0, heights.index)
+    for part, color, hatch in zip(PARTS, COLORS, HATCHES, strict=True):
+        face = {"color": sns.color_palette()[color], "hatch": hatch, "edgecolor": "white", "linewidth": 0.5}
+        ax.bar(places, heights[part], width, bottom, label=part, **face)
+        bottom += heights[part]
     ax.grid(visible=False, axis="x")
-
-
-def draw_totals(ax: Axes, table: pd.DataFrame, totals: pd.Series) -> None:
-    """Write each step's seconds above its bar, and mark the step that was timed as a whole."""
-    steps = largest_case(table, "step")
-    apart = steps[~steps["parts_timed"].astype(bool)].groupby("kind")["step_seconds"].median()
-    label = "whole step, timed apart"
-    for position, kind in enumerate(totals.index):
-        ax.plot(position + 0.47, apart[kind], marker="<", color="black", linestyle="none", label=label)
-        label = ""
-        text = {"textcoords": "offset points", "ha": "center", "weight": "bold"}
-        ax.annotate(f"{totals[kind]:.2f} s", (position, totals[kind]), (0, 3), **text)
-    ax.set_xlim(-0.5, 1.6)
-    ax.margins(y=0.1)
-
-
-def draw_half(ax: Axes, table: pd.DataFrame) -> None:
-    """Mark the published half, and bracket what K-FAC adds."""
-    share = second_order_share(table)
-    if share:
-        start = 100 * (1 - share.value)
-        ax.annotate("", (1.47, start), (1.47, 100), arrowprops={"arrowstyle": "<->", "color": "black"})
-        measured = f"measured:\nK-FAC adds\n{100 * share.value:.0f} %"
-        ax.text(1.52, (start + 100) / 2 + 6, measured, va="center", fontsize=8, weight="bold")
-    ax.plot((0.55, 2.1), (50, 50), color="black", linestyle="--", linewidth=1)
-    ax.text(1.52, 49, "published:\nabout half", va="top", fontsize=8)
-    ax.set(xlim=(-0.5, 2.1), ylim=(0, 103))
-
-
-def draw_published(ax: Axes, reference: dict[str, pd.DataFrame], lines: bool) -> None:
-    """Draw the published seconds per step over the number of GPUs; joined by lines where no model does it."""
-    first = reference["step_breakdown_first_version"]
-    hollow = {"markerfacecolor": "none", "markersize": 5, "linewidth": 0.8}
-    joined = "-." if lines else "none"
-    label = "first version (CVPR 2019)"
-    ax.plot(first["gpus"], first["seconds_per_step"], "^", linestyle=joined, color="0.4", label=label, **hollow)
-    variants = reference["step_breakdown_variants"].groupby(["fisher", "batch_norm", "stale"])
-    for color, (variant, (label, marker, line)) in enumerate(VARIANTS.items()):
-        rows = variants.get_group(variant)
-        style = {"marker": marker, "linestyle": line if lines else "none", "color": sns.color_palette()[color]} | hollow
-        ax.plot(rows["gpus"], rows["seconds_per_step"], label=label, **style)
-    count_gpus(ax)
-    ax.set(title="K-FAC on V100 GPUs, 224 px, 32 images a GPU", ylabel="seconds per step", ylim=(0, 1.25))
-    ax.legend(loc="upper right", fontsize=7, title="published (hollow)", title_fontsize=7)
-
-
-def draw_predicted(ax: Axes, table: pd.DataFrame) -> None:
-    """Draw the modelled seconds of each published variant as lines, and where the fit ended."""
-    steps = table[(table["quantity"] == "predicted step") & (table["between_nodes"] == "halving")]
-    for color, (variant, (_, _, line)) in enumerate(VARIANTS.items()):
-        chosen = (steps[["fisher", "batch_norm", "stale"]] == list(variant)).all(axis=1)
-        rows = steps[chosen].sort_values("gpus")
-        ax.plot(rows["gpus"], rows["modelled_seconds"], line, color=sns.color_palette()[color], linewidth=1.3)
-    ax.axvspan(2**5.5, 2**11.5, color="0.93", zorder=0)
-    error = model_error(table)
-    if error:
-        ax.text(2**5.6, 0.035, f"held out: median error {error.value:.1%}", fontsize=7.5, va="bottom")
-    ax.text(2**5.4, 0.035, "fitted", fontsize=7.5, ha="right", va="bottom")
-    ax.set_title("K-FAC on V100 GPUs, 224 px, 32 images a GPU: published, and the model (lines)")
 
 
 def draw_modelled(ax: Axes, table: pd.DataFrame) -> None:
-    """Stack the modelled parts over the number of GPUs, SGD to the left of K-FAC."""
-    for optimizer, plan, shift in (("SGD", {}, -0.21), ("K-FAC", SAMPLED, 0.21)):
-        steps = modelled_steps(table, optimizer, plan)
-        places = [position + shift for position in range(len(steps))]
-        bottom = pd.Series(0.0, steps.index)
-        for part, color, hatch in zip(PARTS, COLORS, HATCHES, strict=True):
-            face = {"color": sns.color_palette()[color], "hatch": hatch, "edgecolor": "white", "linewidth": 0.5}
-            ax.bar(places, steps[part], 0.38, bottom, **face)
-            bottom += steps[part]
-        ax.set_xticks(range(len(steps)), [f"{gpus:g}" for gpus in steps.index])
-    ax.grid(visible=False, axis="x")
-    title = "Modelled parts on ABCI: SGD (left), K-FAC (right; sampled Fisher, full BatchNorm)"
+    """Stack the modelled seconds on some numbers of GPUs: SGD, K-FAC as first published, and in its cheapest form."""
+    if modelled_steps(table, "K-FAC", SAMPLED).empty:
+        return
+    for column, (name, optimizer, plan) in enumerate(
+        (("S", "SGD", {}), ("K", "K-FAC", SAMPLED), ("E", "K-FAC", PLAIN))
+    ):
+        steps = modelled_steps(table, optimizer, plan).loc[list(STACKED_GPUS)]
+        places = [position + 0.28 * (column - 1) for position in range(len(steps))]
+        stack(ax, steps, places, 0.25)
+        for place, seconds in zip(places, steps.sum(axis=1), strict=True):
+            ax.text(place, seconds + 0.005, name, ha="center", fontsize=7.5, weight="bold")
+    ax.set_xticks(range(len(STACKED_GPUS)), [f"{gpus:,}" for gpus in STACKED_GPUS])
+    note = "S: SGD\nK: K-FAC, sampled Fisher, full BatchNorm\nE: K-FAC, empirical Fisher, unit-wise BatchNorm"
+    ax.text(0.98, 0.97, note, transform=ax.transAxes, ha="right", va="top", fontsize=8)
+    title = "Modelled: ResNet-50 on ABCI's V100 GPUs, 224 px, 32 images each"
     ax.set(title=title, xlabel="GPUs", ylabel="seconds per step")
+
+
+def draw_scaling(ax: Axes, table: pd.DataFrame, reference: dict[str, pd.DataFrame]) -> None:
+    """Draw published seconds per step over GPUs, those held out filled with grey, and the model as lines."""
+    first = reference["step_breakdown_first_version"]
+    hollow = {"markerfacecolor": "none", "markersize": 5, "markeredgewidth": 0.9, "linestyle": "none"}
+    ax.plot(first["gpus"], first["seconds_per_step"], "^", color="0.5", label="first version (CVPR 2019)", **hollow)
+    steps = table[table["quantity"] == "predicted step"]
+    steps = steps[steps["between_nodes"] == "halving"] if len(steps) else steps
+    published = reference["step_breakdown_variants"].groupby(["fisher", "batch_norm", "stale"])
+    for color, (variant, (label, marker, line)) in enumerate(VARIANTS.items()):
+        rows, paint = published.get_group(variant), sns.color_palette()[color]
+        ax.plot(rows["gpus"], rows["seconds_per_step"], marker, color=paint, label=label, **hollow)
+        if len(steps):
+            chosen = (steps[["fisher", "batch_norm", "stale"]] == list(variant)).all(axis=1)
+            modelled = steps[chosen].sort_values("gpus")
+            ax.plot(modelled["gpus"], modelled["modelled_seconds"], line, color=paint, linewidth=1.2)
+    ax.axvspan(2**5.5, 2**11.5, color="0.93", zorder=0)
+    error = model_error(table)
+    if error:
+        ax.text(2**5.6, 0.03, f"held out: median error {error.value:.1%}", fontsize=7.5)
+        ax.text(2**5.4, 0.03, "fitted", fontsize=7.5, ha="right")
+    count_gpus(ax)
+    ax.set(title="Seconds per step: published (points), modelled (lines)", ylabel="seconds per step", ylim=(0, 1.3))
+    legend = {"title": "Fisher matrix, BatchNorm", "title_fontsize": 7, "fontsize": 7}
+    ax.legend(loc="upper right", ncols=2, columnspacing=0.8, handletextpad=0.3, **legend)
 
 
 def draw_added(ax: Axes, table: pd.DataFrame) -> None:
     """Draw the share of the step that K-FAC adds over the number of GPUs, beside the published half."""
     for color, label, line, plan in ((0, "sampled, full", ":", SAMPLED), (3, "empirical, unit-wise", "--", PLAIN)):
         steps = modelled_steps(table, "K-FAC", plan)
-        added = 100 * (steps["K-FAC"] + steps["K-FAC communication"]) / steps.sum(axis=1)
-        ax.plot(added.index, added, line, color=sns.color_palette()[color], label=f"modelled: {label}")
-    stale, sgd = stale_steps(table), modelled_steps(table, "SGD", {}).sum(axis=1)
-    added = 100 * (1 - sgd.reindex(stale.index) / stale)
-    ax.plot(stale.index, added, "-", color=sns.color_palette()[4], label="modelled: the same, stale statistics")
+        if len(steps):
+            added = 100 * (steps["K-FAC"] + steps["K-FAC communication"]) / steps.sum(axis=1)
+            ax.plot(added.index, added, line, color=sns.color_palette()[color], label=f"modelled: {label}")
+            last = added.loc[LARGEST_PUBLISHED_GPUS]
+            ax.annotate(f"{last:.0f} %", (LARGEST_PUBLISHED_GPUS, last), (0, 3), textcoords="offset points", ha="right")
+    stale, sgd = stale_steps(table), modelled_steps(table, "SGD", {})
+    if len(stale):
+        added = 100 * (1 - sgd.sum(axis=1).reindex(stale.index) / stale)
+        ax.plot(stale.index, added, "-", color=sns.color_palette()[4], label="modelled: the same, stale")
     here = second_order_share(table)
     if here:
         ranks = largest_case(table, "part")["ranks"].iloc[0]
@@ -175,23 +158,55 @@ def draw_added(ax: Axes, table: pd.DataFrame) -> None:
     ax.axhspan(40, 60, color="0.9", zorder=0)
     ax.text(1, 50, "published:\nabout half", fontsize=8, va="center")
     count_gpus(ax)
-    ax.set(title="What K-FAC adds to a step", ylabel="share of K-FAC's step (%)", ylim=(0, 100))
+    ax.set(title="What K-FAC adds to a step", ylabel="share of K-FAC's step (%)", ylim=(0, 119))
     ax.legend(loc="upper right", fontsize=7)
-    ax.text(0.02, 0.1, _minutes(modelled_minutes(table)), transform=ax.transAxes, fontsize=7.5, va="bottom")
+    ax.text(0.02, 0.02, _minutes(modelled_minutes(table)), transform=ax.transAxes, fontsize=7.5, va="bottom")
+
+
+def draw_own(ax: Axes, table: pd.DataFrame) -> None:
+    """Draw the measured seconds of steps on several ranks beside those predicted from one rank."""
+    steps = own_steps(table)
+    ax.set_title("Own steps, predicted from\none rank of ResNet-50")
+    if steps.empty:
+        ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center")
+        return
+    medians = steps.groupby(["predicted_network", "kind"]).median()
+    order = [(network, kind) for network in NETWORKS for kind in KINDS if (network, kind) in medians.index]
+    for place, key in enumerate(order):
+        measured, modelled = medians.loc[key, ["measured_seconds", "modelled_seconds"]]
+        label = ("measured", "predicted") if place == 0 else (None, None)
+        hollow = {"color": sns.color_palette()[0], "markerfacecolor": "none", "markersize": 8}
+        ax.plot(measured, -place, "o", color="black", label=label[0])
+        ax.plot(modelled, -place, "D", label=label[1], **hollow)
+        error = f"{100 * (modelled / measured - 1):+.0f} %"
+        ax.annotate(error, (measured, -place), (0, 7), textcoords="offset points", ha="center", fontsize=7.5)
+    ax.set_yticks([-place for place in range(len(order))], [f"{NETWORKS[n]}\n{kind}" for n, kind in order])
+    ax.set_xscale("log")
+    ax.margins(x=0.25)
+    ax.set(xlabel="seconds per step", ylim=(0.4 - len(order), 0.9))
+    ax.legend(loc="upper left", fontsize=7, ncols=2, handletextpad=0.2, columnspacing=0.8)
 
 
 def count_gpus(ax: Axes) -> None:
     """Let the horizontal axis count GPUs in powers of two."""
     ax.set_xscale("log", base=2)
     ax.set_xlim(2**-0.5, 2**0.5 * LARGEST_PUBLISHED_GPUS)
-    ax.xaxis.set_major_formatter("{x:g}")
+    ax.set_xticks([4**k for k in range(6)], [f"{4**k:,}" for k in range(6)])
     ax.set_xlabel("GPUs")
+
+
+def _completeness(table: pd.DataFrame) -> str:
+    rest, hidden = unattributed_share(table), hidden_exchange_share(table)
+    lines = [f"at most {rest.value:.2%} of a step unattributed"] if rest else []
+    if hidden:
+        lines.append(f"in a whole step {hidden.value:.0%} of the input statistics' way hides behind backward")
+    return "\n".join(lines)
 
 
 def _minutes(modelled: Estimate | None) -> str:
     if modelled is None:
         return ""
     return (
-        f"1,760 stale steps on 1,024 GPUs:\n{modelled.value:.1f} minutes modelled\n"
-        f"({modelled.low:.1f} to {modelled.high:.1f}); 5.5 published"
+        f"1,760 stale steps on\n1,024 GPUs: {modelled.value:.1f} minutes\n"
+        f"modelled ({modelled.low:.1f} to {modelled.high:.1f}),\n5.5 published"
     )

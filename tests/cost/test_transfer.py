@@ -41,6 +41,13 @@ def test_the_busiest_rank_does_at_least_its_share():
     assert stage_work(R50, 64)["inverses"] == stage_work(R50, 128)["inverses"]
 
 
+def test_another_rank_may_be_busiest_when_nobody_inverts():
+    for ranks in (2, 4, 16):
+        fresh, stale = (stage_work(R50, ranks, refreshed=refreshed)["preconditioning"] for refreshed in (True, False))
+        assert fresh <= stale < stage_work(R50, 1)["preconditioning"]
+    assert fresh < stale
+
+
 def test_another_network_is_scaled_by_its_own_counts():
     work = {network: stage_work(network, 1) for network in (R50, R18)}
     other = carry_over(SECOND, work[R50], work[R18])

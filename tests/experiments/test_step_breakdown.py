@@ -114,7 +114,7 @@ def test_a_trace_names_the_steps(table, trace):
 @pytest.mark.parametrize("network", ["bert-base-block", "resnet18"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_step_of_each_network_in_each_precision_changes_the_weights(one_rank, network, precision):
-    case = replace(CASE, network=network, precision=precision, pixels=8, tokens=2, batch_per_rank=2)
+    case = replace(CASE, network=network, precision=precision, pixels=32, tokens=2, batch_per_rank=4)
     trial = trials.SGDTrial(case, Stopwatch(HostClock()), "cpu")
     before = [parameter.clone() for parameter in trial.model.parameters()]
     trial.step()

@@ -29,7 +29,9 @@ STAGES = {
 COLLECTIVES = tuple(stage for stage, part in STAGES.items() if part.endswith("communication"))
 
 
-def stage_work(counts: NetworkCounts, owning_ranks: int, ownership: Ownership = "balanced") -> dict[str, float]:
+def stage_work(
+    counts: NetworkCounts, owning_ranks: int, ownership: Ownership = "balanced", *, refreshed: bool = True
+) -> dict[str, float]:
     """Return what each stage has to do on the busiest rank: operations, or bytes where bytes bound it.
 
     The end of the last ReduceScatterV also unpacks the statistics of inputs.
@@ -42,8 +44,11 @@ def stage_work(counts: NetworkCounts, owning_ranks: int, ownership: Ownership = 
         How many share inverses and updates; 1 for SGD.
     ownership
         Who inverts what; unit-wise normalizations.
+    refreshed
+        Whether owners invert; they are chosen for such steps, and in others another one may be busiest.
     """
-    owned = _busiest_share(counts, owning_ranks, ownership)
+    shares = _shares(counts, owning_ranks, ownership)
+    owned = max(shares, key=lambda share: sum(x.owner_flops if refreshed else x.precondition_flops for x in share))
     gradients, inputs = counts.gradient_bytes, counts.input_statistic_bytes
     return {
         "forward": counts.forward_flops,
@@ -90,9 +95,9 @@ def carry_over(
     return {stage: seconds * target[stage] / source[stage] for stage, seconds in measured.items()}
 
 
-def _busiest_share(counts: NetworkCounts, ranks: int, ownership: Ownership) -> list[LayerCounts]:
-    """Return the layers of the rank whose inverses and preconditioning take most operations."""
+def _shares(counts: NetworkCounts, ranks: int, ownership: Ownership) -> list[list[LayerCounts]]:
+    """Return the layers of each rank."""
     shares: list[list[LayerCounts]] = [[] for _ in range(ranks)]
     for layer, owner in zip(counts.layers, owners(counts, ranks, ownership), strict=True):
         shares[owner].append(layer)
-    return max(shares, key=lambda share: sum(layer.owner_flops for layer in share))
+    return shares

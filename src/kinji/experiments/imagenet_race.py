@@ -18,6 +18,7 @@ from kinji.experiments.cases import ImagenetRaceCase
 from kinji.experiments.context import Context
 from kinji.records import load_reference, tidy
 from kinji.records.layout import default_scale
+from kinji.records.metrics.step_breakdown import STALE, with_kinds
 from kinji.records.tables import NoRecords, record_paths
 
 Row = dict[str, int | float | str | bool]
@@ -69,7 +70,8 @@ def measured_steps() -> Iterator[Row]:
         return
     if "parts_timed" not in table:  # every measured case failed
         return
-    steps = table[(table["quantity"] == "step") & (table["network"] == "resnet50") & (table["rank"] == 0)]
+    steps = with_kinds(table[(table["quantity"] == "step") & (table["network"] == "resnet50") & (table["rank"] == 0)])
+    steps = steps[steps["kind"] != STALE]
     for step in steps[~steps["parts_timed"].astype(bool)].to_dict("records"):
         row: Row = {"quantity": "measured step", "optimizer": step["optimizer"], "step_seconds": step["step_seconds"]}
         row |= {"gpus": int(step["ranks"]), "batch": int(step["ranks"] * step["batch_per_rank"])}

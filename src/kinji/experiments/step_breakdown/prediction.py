@@ -73,7 +73,8 @@ def _of(stages: pd.DataFrame, kind: Kind) -> pd.DataFrame:
 def _work(case: StepBreakdownCase, kind: Kind, ranks: int) -> dict[str, float]:
     """Count what a step has to do on the busiest rank; SGD shares no inverses and updates everything everywhere."""
     size = case.tokens if is_transformer(case.network) else case.pixels
-    return stage_work(count(case.network, case.batch_per_rank, size), ranks if kind[0] == "K-FAC" else 1)
+    counts = count(case.network, case.batch_per_rank, size)
+    return stage_work(counts, ranks if kind[0] == "K-FAC" else 1, refreshed=kind[1] > 0)
 
 
 def _carry(
