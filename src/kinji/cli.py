@@ -270,7 +270,9 @@ def probe(
 
 @app.command(rich_help_panel="From the cost model")
 def predict_step(
-    model: Annotated[str, typer.Option(help="resnet18, resnet50, bert-base or bert-large.")] = "resnet50",
+    model: Annotated[
+        str, typer.Option(help="resnet18, resnet50, or bert-base, bert-large, each with -block for one.")
+    ] = "resnet50",
     gpus: Annotated[int, typer.Option(help="GPUs that share the work.")] = 1024,
     batch: Annotated[int, typer.Option(help="Examples on each GPU.")] = 32,
     fabric: Annotated[str, typer.Option(help="abci or ethernet.")] = "abci",

@@ -173,7 +173,7 @@ def test_stages_on_a_gpu_add_up_and_events_agree_with_the_host(precision):
     case = StepBreakdownCase(network="resnet18", ranks=1, pixels=64, batch_per_rank=32, precision=precision)
     rows = pd.DataFrame(measure(case, replace(CONTEXT, device="cuda")))
     steps = of(rows, quantity="step")
-    assert (steps["step_seconds"] / steps["host_seconds"]).between(0.9, 1.001).all()
+    assert (steps["step_seconds"] / steps["host_seconds"]).between(0.8, 1.001).all()
     timed = steps[steps["parts_timed"].astype(bool)]
     assert (timed["unattributed_seconds"].abs() < 0.03 * timed["step_seconds"]).all()
     factors = of(rows, quantity="part", stage="factors")["part_seconds"]

@@ -207,9 +207,9 @@ def sources(experiment: str) -> tuple[str, ...]:
     return (*CASES[experiment].packages, f"experiments/{experiment}", "experiments/context")
 
 
-def launched_ranks(case: Case) -> int:
-    """Return how many processes have to be started for `case`."""
-    return getattr(case, "ranks", 1) if case.experiment in LAUNCHED else 1
+def launched_ranks(case: Case, started: int = 1) -> int:
+    """Return how many processes have to be started for `case`; one that starts its ranks itself may find them there."""
+    return getattr(case, "ranks", 1) if case.experiment in LAUNCHED or started > 1 else 1
 
 
 def case_name(parameters: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 from kinji.experiments.cases import Case, as_parameters, case_name, launched_ranks, sources
 from kinji.experiments.context import Context, open_context
-from kinji.experiments.ranks import gather, join
+from kinji.experiments.ranks import gather, join, place
 from kinji.experiments.time_limit import nears_its_end, requeue
 from kinji.records.energy import gpu_joules, joules_since
 from kinji.records.provenance import describe_job, describe_rank, describe_run
@@ -32,7 +32,7 @@ def run_case(case: Case, *, out: Path, device: str, threads: int, record_failure
     without it, or on several ranks, the exception passes through and nothing is written. A case that runs out of its
     job's time leaves a checkpoint and queues the job again.
     """
-    with join(launched_ranks(case), device) as communicator:
+    with join(launched_ranks(case, place()[1]), device) as communicator:
         size, rank = (communicator.size, communicator.rank) if communicator else (1, 0)
         checkpoints = checkpoint_folder(out)
         before = gpu_joules(device, size)

@@ -12,7 +12,8 @@ and a rank that waits for the others before a collective is charged to the stage
 recorded beside it. Each repetition also takes whole steps in which nothing is timed and exchanges overlap with the
 backward pass.
 
-``--device cuda`` takes one GPU of this machine for each rank.
+``--device cuda`` takes one GPU for each rank. Ranks are started on this machine, unless torchrun or srun has done so,
+on one or more.
 """
 
 from __future__ import annotations
@@ -45,14 +46,14 @@ def measure(case: StepBreakdownCase, context: Context) -> Iterator[Row]:
     if case.fabric:
         yield from model(case)
         return
-    _refuse(case, context.device)
+    _refuse(case, context.device, launched=context.communicator is not None)
     rows = list(run_ranks(case, context))
     yield from rows
     yield from predictions(case, rows)
 
 
-def _refuse(case: StepBreakdownCase, device: str) -> None:
-    if device == "cuda" and torch.cuda.device_count() < case.ranks:
+def _refuse(case: StepBreakdownCase, device: str, *, launched: bool) -> None:
+    if device == "cuda" and not launched and torch.cuda.device_count() < case.ranks:
         gpus = torch.cuda.device_count()
         raise KinjiError(f"{case.ranks} ranks need as many GPUs, this machine has {gpus}: lower --ranks.")
     if device == "cpu" and case.precision == "tf32":

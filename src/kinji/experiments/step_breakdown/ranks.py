@@ -16,6 +16,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from kinji.experiments.cases import StepBreakdownCase
 from kinji.experiments.context import Context, Progress
+from kinji.experiments.ranks import gather
 from kinji.experiments.step_breakdown.prediction import collectives_case
 from kinji.experiments.step_breakdown.stopwatch import Stopwatch, clock_of
 from kinji.experiments.step_breakdown.structure import rank_count_difference, structure_rows
@@ -23,7 +24,12 @@ from kinji.experiments.step_breakdown.trials import KFACTrial, Row, SGDTrial, Tr
 
 
 def run_ranks(case: StepBreakdownCase, context: Context) -> Iterator[Row]:
-    """Start the ranks of a case, and yield what each of them observed."""
+    """Yield what each rank of a case observed: those that torchrun or srun started, or else are started here."""
+    if context.communicator is not None:
+        _choose_precision(case.precision)
+        for of_rank in gather(context.communicator, {"rows": _rows(case, context)}):
+            yield from of_rank["rows"]
+        return
     with tempfile.TemporaryDirectory() as folder:
         seen = (context.device, context.threads, context.progress)  # what can be sent to another process
         multiprocessing.spawn(_rank, (case, seen, folder), nprocs=case.ranks)
@@ -91,17 +97,20 @@ def _rank(rank: int, case: StepBreakdownCase, seen: tuple[str, int, Progress], f
     device = torch.device(context.device, rank) if context.device == "cuda" else None
     if device:
         torch.cuda.set_device(device)
-        torch.backends.cudnn.benchmark = True
     _choose_precision(case.precision)
     backend, store = "nccl" if device else "gloo", f"file://{folder}/store"
     distributed.init_process_group(backend, init_method=store, rank=rank, world_size=case.ranks, device_id=device)
-    rows = [row | {"rank": rank} for row in observe(case, context)]
-    (Path(folder) / f"{rank}.json").write_text(json.dumps(rows))
+    (Path(folder) / f"{rank}.json").write_text(json.dumps(_rows(case, context)))
     distributed.destroy_process_group()
+
+
+def _rows(case: StepBreakdownCase, context: Context) -> list[Row]:
+    return [row | {"rank": distributed.get_rank()} for row in observe(case, context)]
 
 
 def _choose_precision(precision: str) -> None:
     """Let CUDA's products and convolutions round their operands, or not (torch's own choice differs between them)."""
+    torch.backends.cudnn.benchmark = True
     chosen = "tf32" if precision == "tf32" else "ieee"
     torch.backends.cuda.matmul.fp32_precision = chosen
     torch.backends.cudnn.conv.fp32_precision = chosen  # type: ignore[attr-defined]
