@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
-from kinji.errors import KinjiError
 from kinji.experiments.cases import Resnet50TableCase
 from kinji.experiments.context import Context
-from kinji.training import ImageSource, digits_fold, procedural_images
+from kinji.training import FolderImages, ImageSource, digits_fold, procedural_images
 
 
 @dataclass(frozen=True)
@@ -46,4 +46,7 @@ def _procedural(case: Resnet50TableCase, fold: int, context: Context) -> Parts:
 
 
 def _imagenet(case: Resnet50TableCase, fold: int, context: Context) -> Parts:
-    raise KinjiError("resnet50_table: training on ImageNet is not in yet; set `images` to digits or procedural.")
+    folder = None if case.data_path is None else Path(case.data_path)
+    read = partial(FolderImages, folder, size=case.pixels, workers=context.threads)
+    held_out = read("val")
+    return Parts(read("train", augment=True, seed=case.seed + fold), held_out, held_out, channels=3)
