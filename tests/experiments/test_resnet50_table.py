@@ -9,9 +9,11 @@ from kinji.experiments import resnet50_table
 from kinji.experiments.cases import Resnet50TableCase
 from kinji.experiments.context import Context, Progress
 from kinji.experiments.resnet50_table import first_at_target, measure
+from kinji.experiments.resnet50_table.checks import check
 from kinji.experiments.resnet50_table.parts import load_parts
-from kinji.experiments.resnet50_table.training import new_model
+from kinji.experiments.resnet50_table.training import new_model, new_optimizer, new_schedule
 from kinji.training import Reading
+from kinji.training.procedural import write_folders
 
 CONTEXT = Context("cpu", 1, Progress("test"))
 SGD = Resnet50TableCase(optimizer="sgd", batch=128, epochs=3, lr=0.2, momentum=0.9, training_images=256, folds=4)
@@ -112,6 +114,24 @@ def test_procedural_images_are_others_in_each_fold():
     assert not torch.equal(first.train.pixels_NCHW, second.train.pixels_NCHW)
     rows = pd.DataFrame(measure(replace(case, batch=50, folds=2, epochs=1), CONTEXT))
     assert rows[rows["quantity"] == "accuracy"]["test_images"].tolist() == [50, 50]
+
+
+def test_a_folder_of_images_is_trained_on_as_imagenet_is(tmp_path):
+    write_folders(tmp_path, {"train": 100, "validation": 100}, size=24)
+    case = replace(SGD, images="imagenet", data_path=str(tmp_path), pixels=16, network="resnet20", batch=50, folds=1)
+    rows = pd.DataFrame(measure(replace(case, epochs=1), CONTEXT))
+    assert rows[rows["quantity"] == "accuracy"]["test_images"].tolist() == [100]
+
+
+def test_a_preset_brings_the_whole_recipe():
+    published = {"batch": 4096, "epochs": 35, "lr": 8.18e-3, "momentum": 0.997, "damping": 2.5e-4}
+    case = replace(KFAC, preset="sp-ngd-4096", **published)
+    check(case)
+    parts = load_parts(KFAC, 0, CONTEXT)
+    optimizer = new_optimizer(case, new_model(case, parts, 0), parts, CONTEXT)
+    assert (optimizer.statistics_interval, optimizer.rescale_weights) == ("adaptive", "published")
+    assert optimizer.param_groups[0]["damping"] == 2.5e-4
+    assert (new_schedule(case).power, new_schedule(case).start_epoch) == (11, 1)
 
 
 def test_the_optimizers_start_from_the_same_weights():
