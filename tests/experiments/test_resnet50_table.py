@@ -117,7 +117,7 @@ def test_procedural_images_are_others_in_each_fold():
 
 
 def test_a_folder_of_images_is_trained_on_as_imagenet_is(tmp_path):
-    write_folders(tmp_path, {"train": 100, "validation": 100}, size=24)
+    write_folders(tmp_path, {"train": 100, "test": 100}, size=24)
     case = replace(SGD, images="imagenet", data_path=str(tmp_path), pixels=16, network="resnet20", batch=50, folds=1)
     rows = pd.DataFrame(measure(replace(case, epochs=1), CONTEXT))
     assert rows[rows["quantity"] == "accuracy"]["test_images"].tolist() == [100]
