@@ -27,18 +27,23 @@ app = typer.Typer(
 
 Scale = Annotated[str, typer.Option(help=f"One of {', '.join(layout.SCALES)}.")]
 Machine = Annotated[str | None, typer.Option(help="Draw from this machine's committed measurements.")]
+TRY_AGAIN = 75  # exit status of a run that has left a checkpoint: EX_TEMPFAIL of sysexits.h
 
 
 def _experiment_command(case_type: type[Case]) -> Callable[..., None]:
     """Make the command that runs one case of `case_type`: its flags are the fields of the class."""
 
     def command(*, out: Path | None, device: str, threads: int, record_failure: bool, **parameters: Any) -> None:
-        from kinji.experiments.run import default_path, run_case
+        from kinji.experiments.run import Interrupted, default_path, run_case
 
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in parameters.items()}
         case = case_type(**values)
         out = out or default_path(case)
-        run_case(case, out=out, device=device, threads=threads, record_failure=record_failure)
+        try:
+            run_case(case, out=out, device=device, threads=threads, record_failure=record_failure)
+        except Interrupted as interrupted:
+            typer.echo(f"{interrupted}", err=True)
+            raise typer.Exit(TRY_AGAIN) from interrupted
         typer.echo(f"{out}")
 
     command.__doc__ = case_type.__doc__

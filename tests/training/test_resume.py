@@ -55,6 +55,25 @@ def test_a_run_that_was_told_to_stop_goes_on_to_the_bit(tmp_path, optimizer, opt
     assert run(optimizer, Checkpoints(folder=tmp_path), augmentation=Mixup(), **options) == whole
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_leaves_a_checkpoint_and_stops(tmp_path, number):
+    handler = signal.getsignal(number)
+    _, readings = start("sgd", Checkpoints(folder=tmp_path))
+    next(readings)  # after 3 steps
+    os.kill(os.getpid(), number)
+    with pytest.raises(Interrupted, match=f"after 4 of {STEPS} iterations"):
+        list(readings)
+    assert signal.getsignal(number) == handler
+    assert run("sgd", Checkpoints(folder=tmp_path)) == uninterrupted("sgd")
+
+
+def test_without_checkpoints_signals_are_left_alone():
+    handler = signal.getsignal(signal.SIGTERM)
+    _, readings = start("sgd")
+    next(readings)
+    assert signal.getsignal(signal.SIGTERM) == handler
+
+
 def test_checkpoints_change_nothing(tmp_path):
     assert run("kfac", every_step(tmp_path)) == uninterrupted("kfac")
 

@@ -30,7 +30,7 @@ def run_case(case: Case, *, out: Path, device: str, threads: int, record_failure
 
     With `record_failure`, a case that raises leaves its error in the record and the run goes on (the DAG's way);
     without it, or on several ranks, the exception passes through and nothing is written. A case that runs out of its
-    job's time leaves a checkpoint and queues the job again.
+    job's time, or is told to stop, leaves a checkpoint; a job is queued again.
     """
     with join(launched_ranks(case, place()[1]), device) as communicator:
         size, rank = (communicator.size, communicator.rank) if communicator else (1, 0)

@@ -32,8 +32,9 @@ def end_of_job() -> float | None:
 
 
 def requeue() -> None:
-    """Put the job of this process into the queue again; Slurm ends it now and starts it anew."""
-    _ask("scontrol", "requeue", os.environ["SLURM_JOB_ID"])
+    """Put the job of this process, if it is one, into the queue again; Slurm ends it now and starts it anew."""
+    if "SLURM_JOB_ID" in os.environ:
+        _ask("scontrol", "requeue", os.environ["SLURM_JOB_ID"])
 
 
 def _ask(*command: str) -> str:

@@ -11,7 +11,10 @@ import hashlib
 import io
 import logging
 import os
-from collections.abc import Callable, Mapping
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 COMMON = "common"
 KEPT = 2
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 DIGEST_BYTES = hashlib.sha256().digest_size
 
 
@@ -31,6 +35,19 @@ class CheckpointError(ValueError):
 
 class Interrupted(Exception):
     """A run was told to stop; it has left a checkpoint, from which the same call goes on."""
+
+
+@contextmanager
+def caught_signals() -> Iterator[list[int]]:
+    """Inside the block signals that ask to stop are only noted, in the list; in the main thread, which gets them."""
+    caught: list[int] = []
+    mine = SIGNALS if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, lambda number, _frame: caught.append(number)) for number in mine}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +64,8 @@ class Checkpoints:
     every_seconds : float
         Time between two checkpoints; there is one after the last step in any case.
     interrupted : callable
-        Asked after every step whether to leave a checkpoint and raise `Interrupted`.
+        Asked after every step whether to leave a checkpoint and raise `Interrupted`. The signals TERM and USR1 say so
+        too, to any rank, as long as the run goes on in the main thread.
     """
 
     folder: Path

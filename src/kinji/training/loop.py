@@ -98,7 +98,7 @@ def train(
     CheckpointError
         If a checkpoint of another run is in the way.
     Interrupted
-        If `checkpoints` says so.
+        If `checkpoints` or a signal says so.
     """
     ranks = Ranks(communicator, next(model.parameters()))
     plan = Plan(
@@ -125,14 +125,21 @@ def train(
     state = RunState(model, optimizer, stepper.scaler, augmentation, Progress())
     keeper = Keeper(checkpoints, state, ranks, plan.identity | stepper.identity | {"schedule": repr(schedule)})
     keeper.resume()
-    return _steps(plan, stepper, schedule, keeper, training, validation)
+    return _readings(plan, stepper, schedule, keeper, training, validation)
+
+
+def _readings(
+    plan: Plan, stepper: Stepper, schedule: Schedule, keeper: Keeper, training: ImageSource, validation: ImageSource
+) -> Iterator[Reading]:
+    yield from list(keeper.state.progress.readings)
+    with keeper.at_work():
+        yield from _steps(plan, stepper, schedule, keeper, training, validation)
 
 
 def _steps(
     plan: Plan, stepper: Stepper, schedule: Schedule, keeper: Keeper, training: ImageSource, validation: ImageSource
 ) -> Iterator[Reading]:
     progress = keeper.state.progress
-    yield from list(progress.readings)
     for batch in plan.batches(training, progress.iteration):
         set_rates(stepper.optimizer, schedule, (progress.iteration + 0.5) / plan.steps_per_epoch)
         loss = stepper.step(batch, progress.iteration, (progress.iteration + 1) / plan.steps_per_epoch)

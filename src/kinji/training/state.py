@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from kinji.kfac import KFAC
-from kinji.training.checkpoint import COMMON, Checkpoints, Interrupted
+from kinji.training.checkpoint import COMMON, Checkpoints, Interrupted, caught_signals
 from kinji.training.ranks import Ranks
 from kinji.training.source import Augmentation
 
@@ -148,6 +149,7 @@ class Keeper:
         self.part = f"rank{ranks.rank}of{ranks.size}"
         self.identity = identity | (dict(checkpoints.identity) if checkpoints else {})
         self.written = time.monotonic()
+        self.signals: list[int] = []
 
     def resume(self) -> None:
         """Go on from the newest checkpoint that is whole on all ranks, if there is one."""
@@ -166,12 +168,19 @@ class Keeper:
         elif self.checkpoints.folder.is_dir():
             logger.warning("no checkpoint in %s is whole on all ranks: training starts over", self.checkpoints.folder)
 
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Inside the block signals interrupt the run, if it keeps checkpoints."""
+        with caught_signals() if self.checkpoints is not None else nullcontext([]) as self.signals:
+            yield
+
     def after_step(self, last: bool) -> bool:
         """Write a checkpoint if it is time, or the last step; return whether the run is to be interrupted."""
         if self.checkpoints is None:
             return False
         late = time.monotonic() - self.written >= self.checkpoints.every_seconds
-        wishes = self.ranks.gather([float(late), float(self.checkpoints.interrupted())])
+        stop = bool(self.signals) or self.checkpoints.interrupted()
+        wishes = self.ranks.gather([float(late), float(stop)])
         save, interrupt = (any(column) for column in zip(*wishes, strict=True))
         if save or interrupt or last:
             self._write(self.checkpoints)
