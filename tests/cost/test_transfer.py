@@ -42,10 +42,9 @@ def test_the_busiest_rank_does_at_least_its_share():
 
 
 def test_another_rank_may_be_busiest_when_nobody_inverts():
-    for ranks in (2, 4, 16):
+    for ranks in (2, 4):
         fresh, stale = (stage_work(R50, ranks, refreshed=refreshed)["preconditioning"] for refreshed in (True, False))
-        assert fresh <= stale < stage_work(R50, 1)["preconditioning"]
-    assert fresh < stale
+        assert fresh < stale < stage_work(R50, 1)["preconditioning"]
 
 
 def test_another_network_is_scaled_by_its_own_counts():

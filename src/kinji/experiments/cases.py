@@ -85,7 +85,7 @@ class StepBreakdownCase:
     """
 
     experiment: ClassVar[str] = "step_breakdown"
-    packages: ClassVar[tuple[str, ...]] = ("kfac", "training/models", "cost")
+    packages: ClassVar[tuple[str, ...]] = ("kfac", "training/models", "cost", "experiments/ranks")
 
     network: Literal["resnet18", "resnet50", "bert-base-block", "bert-large-block"] = "resnet50"
     ranks: int = 2
