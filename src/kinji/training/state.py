@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -171,7 +171,10 @@ class Keeper:
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """Inside the block signals interrupt the run, if it keeps checkpoints."""
-        with caught_signals() if self.checkpoints is not None else nullcontext([]) as self.signals:
+        if self.checkpoints is None:
+            yield
+            return
+        with caught_signals() as self.signals:
             yield
 
     def after_step(self, last: bool) -> bool:
