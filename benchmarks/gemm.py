@@ -8,7 +8,7 @@ OpenBLAS with the fastest of its kernels for this processor (it does not always 
 is the part of its time spent in them.
 
 On a GPU native DGEMM is cuBLAS's; its own FP64 emulation (55 bits) stands beside, from a process of its own, since its
-switches are read when cuBLAS starts; that it was active shows in bits other than native's. Not yet run on a GPU.
+switches are read when cuBLAS starts; that it was active shows in bits other than native's.
 """
 
 from __future__ import annotations

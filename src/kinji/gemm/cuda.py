@@ -1,7 +1,7 @@
 """The kernels of both schemes on an NVIDIA GPU: one kernel for each step (kernels.cu), and cuBLAS's INT8 product.
 
-Not yet run on a GPU: the kernels are compiled for sm_80 and sm_90, and all of this module runs in the tests on the CPU,
-with the kernels compiled for it, to the bits of `kinji.gemm.cpu`. That module has the same functions;
+Run on an H200. Where there is no GPU the tests compile the kernels for sm_80 and sm_90, and run all of this module on
+the CPU, with the kernels compiled for it, to the bits of `kinji.gemm.cpu`. That module has the same functions;
 `kinji.gemm.backend` says what each is to do.
 
 Operands are torch tensors on the current CUDA device, and everything runs on torch's current stream. Nothing here waits

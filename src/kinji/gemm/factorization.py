@@ -3,7 +3,7 @@
 Right-looking, by block columns: factorize a panel in FP64, then subtract a product from all that lies behind it. These
 updates are all but O(n^2 block) of the arithmetic, and the caller's `multiply` computes every one of them:
 ``cholesky(a, multiply=partial(scheme_one, slices=9))`` is a factorization on the INT8 unit. All else is torch
-operations on the device of A; on CUDA not yet run.
+operations on the device of A.
 
 Source of the algorithms: Golub and Van Loan, Matrix Computations, 4th edition, sections 3.4 and 4.2.
 

@@ -1,4 +1,4 @@
-// The kernels of kinji.gemm.cuda. Not yet run on a GPU.
+// The kernels of kinji.gemm.cuda.
 //
 // They give the bits of kinji.gemm.cpu. Integers replace its FP64 arithmetic where all is exact, because most GPUs have
 // little FP64; where FP64 rounds, the operations and their order are the same, and none are contracted to a fused

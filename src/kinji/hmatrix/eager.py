@@ -1,4 +1,4 @@
-"""The batched routines of `executor` in torch: cuBLAS and cuSOLVER batches on a GPU. Not yet run on a GPU.
+"""The batched routines of `executor` in torch: cuBLAS and cuSOLVER batches on a GPU.
 
 Nothing here waits for the device, but `interpolate` once, for the rank.
 

@@ -1,7 +1,7 @@
 """Which batched routines run the level-wise algorithms: compiled loops over LAPACK on a CPU, torch on a GPU.
 
 `compiled` and `eager` are two modules with these functions; the mathematics stands once, in terms of them. `eager`
-runs on a CPU as well, which is how it is tested; on a GPU it has not yet run.
+runs on a CPU as well, which is how it is tested where there is no GPU.
 
 Dimension letters: B boxes, P pairs, M and Q places, S far samples, Z sketch columns, R rank, C complement, K
 right-hand sides.

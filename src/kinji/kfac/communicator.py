@@ -49,7 +49,7 @@ class SerialCommunicator:
 
 
 class TorchCommunicator:
-    """Exchanges of `torch.distributed` (gloo on CPUs, NCCL on GPUs; the latter not yet run on a GPU).
+    """Exchanges of `torch.distributed` (gloo on CPUs, NCCL on GPUs; the latter not yet run on several).
 
     Parameters
     ----------

@@ -18,7 +18,7 @@ Rows are told apart by `quantity`:
     Backward error of Cholesky and LU factorizations against the condition number, by the product of their updates.
 
 Products are n x n x n where time is the question. Elsewhere rows of A and columns of B are a part of theirs: an entry
-depends on one of each and on the inner dimension n. On CUDA, native DGEMM is cuBLAS's alone; not yet run on a GPU.
+depends on one of each and on the inner dimension n. On CUDA, native DGEMM is cuBLAS's alone.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Energy of one product on a GPU, from its counter, in runs of their own, never while timing.
 
-The counter (NVML, millijoules) moves every 20 to 100 ms, so each side runs for seconds. Not yet run on a GPU.
+The counter (NVML, millijoules) moves every 20 to 100 ms, so each side runs for seconds.
 """
 
 from __future__ import annotations
