@@ -1,5 +1,7 @@
 """Time, operations, memory and honest accuracy of H2-ULV and of LORAPO's block low-rank Cholesky."""
 
+from collections.abc import Callable
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -52,20 +54,22 @@ def draw(table: pd.DataFrame, reference: dict[str, pd.DataFrame]) -> Figure:
     panels["operations"].set(title="Operations to factorize")
     panels["memory"].set(title="Bytes of the factors")
     for diagonal in ("dominant", "natural"):
-        _draw_errors(panels[diagonal], results[results["diagonal"] == diagonal], diagonal)
+        _draw_if_any(panels[diagonal], results[results["diagonal"] == diagonal], _draw_errors)
     panels["dominant"].set_ylabel("relative error of the solution")
-    _draw_fill_ins(panels["fill_ins"], table)
-    _draw_ranks(panels["ranks"], table[table["quantity"] == "rank"])
     _draw_whole_time(panels["whole"], table)
-    _draw_workers(panels["workers"], table[table["quantity"] == "workers"])
-    _draw_theta(panels["theta"], table[table["quantity"] == "admissibility"])
-    _draw_diagonals(panels["diagonals"], table[table["quantity"] == "diagonal"])
-    _draw_iterations(panels["iterations"], table[table["quantity"] == "preconditioner"])
-    _draw_graphs(panels["graph"], table[table["quantity"] == "task_graph"])
+    for name, (quantity, draw_panel) in PANELS.items():
+        _draw_if_any(panels[name], table[table["quantity"] == quantity], draw_panel)
     for name in ("time", "operations", "memory", "dominant", "natural", "ranks", "whole"):
         _mark_sizes(panels[name], sorted(table["n"].unique()))
     _draw_formats({title: panels[title] for title in FORMATS}, table[table["quantity"] == "block"])
     return figure
+
+
+def _draw_if_any(axes: Axes, rows: pd.DataFrame, draw_panel: Callable[[Axes, pd.DataFrame], None]) -> None:
+    if rows.empty:
+        axes.set_axis_off()
+    else:
+        draw_panel(axes, rows)
 
 
 def _mark_sizes(axes: Axes, sizes: list[int]) -> None:
@@ -109,7 +113,8 @@ def _draw_published(axes: Axes, runs: pd.DataFrame) -> None:
     inset.set_yticks([1e3, 1e4], ["$10^3$", "$10^4$"], fontsize=6)
 
 
-def _draw_errors(axes: Axes, rows: pd.DataFrame, diagonal: str) -> None:
+def _draw_errors(axes: Axes, rows: pd.DataFrame) -> None:
+    diagonal = rows["diagonal"].iloc[0]
     for method, (label, marker, line) in WAYS.items():
         own = rows[rows["method"] == method].sort_values("n")
         axes.loglog(own["n"], own["relative_error"], marker=marker, ls=line, color=COLOURS[method], lw=1, label=label)
@@ -124,11 +129,7 @@ def _draw_errors(axes: Axes, rows: pd.DataFrame, diagonal: str) -> None:
         axes.legend(fontsize=7, loc="upper left")
 
 
-def _draw_fill_ins(axes: Axes, table: pd.DataFrame) -> None:
-    rows = table[table["quantity"] == "fill_ins"]
-    if rows.empty:
-        axes.set_axis_off()
-        return
+def _draw_fill_ins(axes: Axes, rows: pd.DataFrame) -> None:
     for (fill_ins, lift), (label, marker, line, colour) in ABLATION.items():
         errors = ablation(rows, lift)[fill_ins]
         axes.semilogy(errors.index, errors, marker=marker, ls=line, color=colour, label=label)
@@ -144,8 +145,7 @@ def _draw_ranks(axes: Axes, rows: pd.DataFrame) -> None:
             label = f"{label}: {_power(growth_exponent(own['n'].tolist(), own['rank_at_tolerance'].tolist()))}"
         axes.loglog(own["n"], own["rank_at_tolerance"], marker=marker, ls=line, color="C5", label=label)
     axes.set(title="Rank of the far field at 1e-6", ylim=(10, None))
-    if len(rows):
-        axes.legend(fontsize=7)
+    axes.legend(fontsize=7)
 
 
 def _draw_whole_time(axes: Axes, table: pd.DataFrame) -> None:
@@ -160,9 +160,6 @@ def _draw_whole_time(axes: Axes, table: pd.DataFrame) -> None:
 
 
 def _draw_workers(axes: Axes, rows: pd.DataFrame) -> None:
-    if rows.empty:
-        axes.set_axis_off()
-        return
     medians = rows.groupby(["part", "workers"])["part_seconds"].median().unstack()
     speed_up = medians.rdiv(medians[medians.columns.min()], axis=0).loc[list(PARTS)]
     for count, hatch in zip(speed_up.columns, ("", "//", "xx", "..", "\\\\"), strict=False):
@@ -182,9 +179,6 @@ def _draw_workers(axes: Axes, rows: pd.DataFrame) -> None:
 
 
 def _draw_theta(axes: Axes, rows: pd.DataFrame) -> None:
-    if rows.empty:
-        axes.set_axis_off()
-        return
     axes.semilogy(rows["swept_theta"], rows["relative_error"], "v:", color=COLOURS["h2_ulv_decoupled"])
     for theta, error, flops in rows[["swept_theta", "relative_error", "factor_flops"]].to_numpy():
         axes.annotate(f"{flops / 1e9:.1f}", (theta, error), (0, 6), textcoords="offset points", ha="center", fontsize=7)
@@ -193,9 +187,6 @@ def _draw_theta(axes: Axes, rows: pd.DataFrame) -> None:
 
 
 def _draw_diagonals(axes: Axes, rows: pd.DataFrame) -> None:
-    if rows.empty:
-        axes.set_axis_off()
-        return
     colour = COLOURS["h2_ulv_decoupled"]
     axes.loglog(rows["times_natural"], rows["relative_error"], "v:", color=colour, label="decoupled lifts")
     axes.loglog(rows["times_natural"], rows["diagonal_solve_relative_error"], "kx:", lw=1, label="b / diagonal")
@@ -229,7 +220,7 @@ def _draw_graphs(axes: Axes, rows: pd.DataFrame) -> None:
 
 
 def _mark_ends(axes: Axes, rows: pd.DataFrame) -> None:
-    ends = sorted({rows["n"].min(), rows["n"].max()}) if len(rows) else []
+    ends = sorted({rows["n"].min(), rows["n"].max()})
     axes.minorticks_off()
     axes.set_xticks(ends, [f"{n:,}" for n in ends])
 
@@ -265,3 +256,15 @@ def _draw_block(axes: Axes, block: pd.Series, colours: ScalarMappable, *, above:
     if side >= 1 / 8:
         x, y = (column + 0.5) * side, (row + 0.5) * side
         axes.text(x, y, f"{rank:.0f}", ha="center", va="center", fontsize=6, color="w" if rank > 60 else "k")
+
+
+PANELS: dict[str, tuple[str, Callable[[Axes, pd.DataFrame], None]]] = {
+    "fill_ins": ("fill_ins", _draw_fill_ins),
+    "ranks": ("rank", _draw_ranks),
+    "workers": ("workers", _draw_workers),
+    "theta": ("admissibility", _draw_theta),
+    "diagonals": ("diagonal", _draw_diagonals),
+    "iterations": ("preconditioner", _draw_iterations),
+    "graph": ("task_graph", _draw_graphs),
+}
+"""What is drawn of each quantity, where it was measured."""

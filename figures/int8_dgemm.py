@@ -13,6 +13,7 @@ MARKERS = "osD^vP"
 LINES = ("-", "--", ":", "-.", (0, (1, 3)), (0, (5, 4)))
 SMALL = {"textcoords": "offset points", "fontsize": 7}
 PUBLISHED = (("DGEMM", 0, "o"), ("scheme I", 9, "s"), ("scheme II", 15, "^"))
+MEASURED = ("torch", "scheme_one", "scheme_two")  # the same on a GPU here
 TIMED = (
     (("native",), "native DGEMM", "o"),
     (("scheme_two", 14), "scheme II, 14 moduli", "v"),
@@ -50,14 +51,16 @@ def draw(table: pd.DataFrame, reference: dict[str, pd.DataFrame]) -> Figure:
     _draw_rates(here, table)
     _draw_published(rate, reference["int8_dgemm_throughput"], "tera_per_second", "TFLOP/s")
     _draw_published(power, reference["int8_dgemm_efficiency"], "gflops_per_watt", "GFLOP/s per watt")
-    rate.set_title("Published, GPUs: throughput")
-    power.set_title("Published, GPUs: efficiency")
-    power.legend(fontsize=7)
+    _draw_measured(rate, table[table["quantity"] == "time"], "call_seconds", 1e-12)
+    _draw_measured(power, table[table["quantity"] == "energy"], "call_joules", 1e-9)
+    rate.set_title("GPUs, published: throughput")
+    power.set_title("GPUs, published: efficiency")
+    power.legend(fontsize=6)
     panels = below.subplots(1, len(FAMILIES), sharey=True)
     for axes, (matrix, title) in zip(panels, FAMILIES, strict=True):
         _draw_factorizations(axes, table, matrix, title)
     panels[0].set_ylabel("backward error, Frobenius norm")
-    panels[-1].legend(fontsize=6, loc="center", bbox_to_anchor=(0.5, 0.25))
+    panels[-1].legend(fontsize=6, ncols=2, loc="center", bbox_to_anchor=(0.5, 0.32))
     return figure
 
 
@@ -122,7 +125,7 @@ def _draw_rates(axes: Axes, table: pd.DataFrame) -> None:
     )
     axes.set_xticks(seconds.index, [f"{n:g}" for n in seconds.index])
     axes.minorticks_off()
-    axes.set_ylim(bottom=axes.get_ylim()[0] / 4)
+    axes.set_ylim(bottom=axes.get_ylim()[0] / 12)
     axes.legend(fontsize=6, ncols=2, loc="lower center", columnspacing=0.8, handletextpad=0.3)
 
 
@@ -137,6 +140,19 @@ def _draw_published(axes: Axes, published: pd.DataFrame, column: str, label: str
     axes.set(yscale="log", ylabel=label)
     axes.tick_params(axis="x", labelrotation=25)
     axes.margins(x=0.15)
+
+
+def _draw_measured(axes: Axes, rows: pd.DataFrame, cost: str, unit: float) -> None:
+    """Add what a GPU did here at the largest n, filled: operations over the median cost."""
+    if rows["method"].eq("numpy").any():  # it is timed on CPUs alone
+        return
+    rows = rows[rows["n"] == rows["n"].max()]
+    medians = rows.groupby(["method", "count"])[cost].median()
+    for method, (_, terms, marker), colour in zip(MEASURED, PUBLISHED, sns.color_palette()[3:], strict=False):
+        if (method, terms) in medians:
+            done = unit * 2 * rows["n"].iloc[0] ** 3 / medians[method, terms]
+            label = "filled: measured here" if method == MEASURED[-1] else None
+            axes.plot([rows["machine"].iloc[0]], [done], marker=marker, ms=7, color=colour, ls="none", label=label)
 
 
 def _draw_factorizations(axes: Axes, table: pd.DataFrame, matrix: str, title: str) -> None:

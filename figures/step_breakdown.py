@@ -96,6 +96,7 @@ def stack(ax: Axes, heights: pd.DataFrame, places: range | list[float], width: f
 def draw_modelled(ax: Axes, table: pd.DataFrame) -> None:
     """Stack the modelled seconds on some numbers of GPUs: SGD, K-FAC as first published, and in its cheapest form."""
     if modelled_steps(table, "K-FAC", SAMPLED).empty:
+        ax.set_axis_off()
         return
     for column, (name, optimizer, plan) in enumerate(
         (("S", "SGD", {}), ("K", "K-FAC", SAMPLED), ("E", "K-FAC", PLAIN))
@@ -153,8 +154,9 @@ def draw_added(ax: Axes, table: pd.DataFrame) -> None:
         ax.plot(stale.index, added, "-", color=sns.color_palette()[4], label="modelled: the same, stale")
     here = second_order_share(table)
     if here:
-        ranks = largest_case(table, "part")["ranks"].iloc[0]
-        ax.plot(ranks, 100 * here.value, "o", color="black", label="measured here (CPU, 64 px)")
+        case = largest_case(table, "part").iloc[0]
+        label = f"measured here, {case['pixels']} px"
+        ax.plot(case["ranks"], 100 * here.value, "o", color="black", label=label)
     ax.axhspan(40, 60, color="0.9", zorder=0)
     ax.text(1, 50, "published:\nabout half", fontsize=8, va="center")
     count_gpus(ax)

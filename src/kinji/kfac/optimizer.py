@@ -102,6 +102,9 @@ class KFAC(torch.optim.Optimizer):
     statistics_dtype
         Half precision to which operands of the factors are rounded, and in which statistics travel; sums are formed in
         full precision. None to leave them as they are.
+    columns
+        Whether one rank alone, on a CPU, preconditions layers that saw few positions in the order that is cheaper
+        there, see `kinji.kfac.columns`; ranks that share the work cannot.
     overlap
         Whether, on a CUDA device, statistics are formed on a stream beside the backward pass. The attribute of this
         name may change between steps, when the device has finished.
@@ -149,6 +152,7 @@ class KFAC(torch.optim.Optimizer):
         ownership: OwnershipRule = "balanced",
         pack: bool = True,
         statistics_dtype: torch.dtype | None = None,
+        columns: bool = True,
         overlap: bool = True,
         communicator: Communicator | None = None,
     ) -> None:
@@ -159,7 +163,7 @@ class KFAC(torch.optim.Optimizer):
         )
         self.fisher, self.likelihood = fisher, likelihood
         self.momentum_rule, self.rescale_weights = momentum_rule, rescale_weights
-        self.grad_scaler = grad_scaler
+        self.grad_scaler, self.columns = grad_scaler, columns
         refuse_choices(vars(self) | {"accumulation_steps": accumulation_steps})
         self.blocks = fisher_blocks(
             model, normalization, inverse=inverse, normalization_damping=normalization_damping, exclude=exclude
@@ -398,7 +402,8 @@ class KFAC(torch.optim.Optimizer):
     def _goes_by_columns(self, block: Block, output: Tensor) -> TypeGuard[KroneckerBlock]:
         """Whether to keep the columns of a gradient; it must be all of it, and a GPU would wait for the check."""
         whole = self.communicator.size == self.accumulation_steps == 1 and self.fisher == "empirical"
-        return whole and not output.is_cuda and isinstance(block, KroneckerBlock) and block.has_few_columns(output)
+        wanted = self.columns and whole
+        return wanted and not output.is_cuda and isinstance(block, KroneckerBlock) and block.has_few_columns(output)
 
     def _begin(self, inputs: Mapping[Block, Batch]) -> None:
         """Form the statistics of inputs; after the last pass of the step they are complete."""

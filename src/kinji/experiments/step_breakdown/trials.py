@@ -224,7 +224,8 @@ class KFACTrial(Trial):
     ) -> None:
         super().__init__(case, watch, device, alone=alone)
         self.fisher, self.batch_norm = fisher, batch_norm
-        self.kfac = self._optimizer()
+        # one rank that stands for several computes as they do
+        self.kfac = self._optimizer(columns=not alone)
         self._carried: dict[float, tuple[Row, dict[str, int]]] = {}
         for method, stage in METHODS.items():
             setattr(self.kfac, method, watch.wrap(stage, getattr(self.kfac, method)))
@@ -259,8 +260,8 @@ class KFACTrial(Trial):
                 collective = "AllGatherV" if content == "weights" else "ReduceScatterV"
                 yield _traffic(names, collective, content, carried, passes=1)
 
-    def _optimizer(self) -> KFAC:
-        options: dict[str, Any] = {"fisher": self.fisher, "normalization": self.batch_norm}
+    def _optimizer(self, columns: bool) -> KFAC:
+        options: dict[str, Any] = {"columns": columns, "fisher": self.fisher, "normalization": self.batch_norm}
         if is_transformer(self.case.network):
             options["likelihood"] = "normal"
         if self.case.precision == "bf16":
