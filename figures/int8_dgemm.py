@@ -144,7 +144,7 @@ def _draw_published(axes: Axes, published: pd.DataFrame, column: str, label: str
 
 def _draw_measured(axes: Axes, rows: pd.DataFrame, cost: str, unit: float) -> None:
     """Add what a GPU did here at the largest n, filled: operations over the median cost."""
-    if rows["method"].eq("numpy").any():  # it is timed on CPUs alone
+    if rows.empty or rows["method"].eq("numpy").any():  # which is timed on CPUs alone
         return
     rows = rows[rows["n"] == rows["n"].max()]
     medians = rows.groupby(["method", "count"])[cost].median()

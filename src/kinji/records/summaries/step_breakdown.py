@@ -10,11 +10,11 @@ PARTS = ("forward", "backward", "normalization", "SGD communication", "update", 
 
 
 def summarize(table: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a part, then what no part explains and the whole step; of the median step of each kind."""
-    seconds = median_steps(table)[[*PARTS, "unattributed", "whole step"]].T
+    """Return one row a part, then what no part explains and the whole step; of ResNet-50's median step of each kind."""
+    seconds = median_steps(table).reindex(columns=[*PARTS, "unattributed", "whole step"]).T
     shares = 100 * seconds / seconds.loc["whole step"]
     columns = {}
     for kind in seconds.columns:
         columns[f"{kind} (s)"] = seconds[kind].map("{:.3f}".format)
         columns[f"{kind} (%)"] = shares[kind].map("{:.1f}".format)
-    return pd.DataFrame(columns).rename_axis("part").reset_index()
+    return pd.DataFrame(columns, index=seconds.index).rename_axis("part").reset_index()
