@@ -23,8 +23,8 @@ reproduce: .venv/ready ## run every experiment at SCALE (default smoke), judge e
 	@echo "Report: results/$(SCALE)/report.pdf and results/$(SCALE)/report.html"
 	@if grep -l '"error": {' results/$(SCALE)/*/*.json; then echo "These cases failed; run again to retry them." >&2; exit 1; fi
 
-test: .venv/ready ## run the tests, one a core: their BLAS must not want every core
-	OPENBLAS_NUM_THREADS=1 pytest -n $(CORES) --dist worksteal
+test: .venv/ready ## run the tests, one a core: their BLAS and OpenMP must not want every core
+	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 pytest -n $(CORES) --dist worksteal
 
 test-slurm: .venv/ready ## run the tests on a real Slurm (Debian: munge slurmctld slurmd slurm-client); SLURM_TESTS=ci, a few; ROUNDS=10
 	for round in $$(seq $(ROUNDS)); do \
