@@ -17,6 +17,11 @@ ROOT = Path(__file__).parents[1]
 TRACKED = ("paper", "config", "workflows", "notebooks", "figures", "slurm")
 
 
+def pytest_collection_modifyitems(items):
+    """The longest tests first: none of them is left over when the other workers have no more to do."""
+    items.sort(key=lambda item: item.path.name != "test_dag.py")
+
+
 def ignored(folder, names):
     """What a copy leaves out: figures already drawn, and caches."""
     return {name for name in names if name == "__pycache__" or (Path(folder).name == "figures" and name in SCALES)}
