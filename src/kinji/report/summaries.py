@@ -28,11 +28,15 @@ def write_summary(name: str, scale: str, machine: str | None = None) -> list[Pat
 
 def _summarize_or_say_why(name: str, scale: str, machine: str | None) -> pd.DataFrame:
     failed = failures(record_paths(name, scale, machine))
+    errors = pd.DataFrame({"failed case": failed.keys(), "error": failed.values()})
     summarize = importlib.import_module(f"kinji.records.summaries.{name}").summarize
+    table = load_table(name, scale, machine)
+    if failed and table.empty:
+        return errors
     try:
-        summary: pd.DataFrame = summarize(load_table(name, scale, machine))
+        summary: pd.DataFrame = summarize(table)
     except Exception:
         if not failed:
             raise
-        return pd.DataFrame({"failed case": failed.keys(), "error": failed.values()})
+        return errors
     return summary
