@@ -16,8 +16,8 @@ from kinji.records.metrics.resnet50_table import (
     ablated,
     log_epoch_ratios,
     log_epochs_of_ablation,
+    main_task,
     mean_estimate,
-    plain,
     points_of_ablation,
     statistics_left,
 )
@@ -43,7 +43,7 @@ ABLATIONS = {  # option, value: what is changed
 
 def draw(table: pd.DataFrame, reference: dict[str, pd.DataFrame]) -> Figure:
     """Draw epochs and iterations to both targets, the final accuracy, the published table, and ablations if any."""
-    everything, table = table, plain(table)
+    everything, table = table, main_task(table)
     changes = [change for change in ABLATIONS if not ablated(everything, *change).empty]
     rows = 3 if changes else 2
     figure, axes = plt.subplots(rows, 3, figsize=(10.5, 2.8 * rows))

@@ -4,7 +4,7 @@ import pytest
 
 from kinji.records import judge, load_claims, load_reference
 from kinji.records.metrics import resnet50_table as metrics
-from tests.records.claim_tables.resnet50_table import FASTER, accuracies, times
+from tests.records.claim_tables.resnet50_table import FASTER, ablation, accuracies, times
 
 ANY_TABLE = pd.DataFrame({"scale": ["smoke"], "machine": ["test-machine"], "record": ["a"]})
 CLAIMS = {claim.id: claim for claim in load_claims()}
@@ -59,6 +59,23 @@ def test_two_batch_sizes_have_no_growth():
     table = times("loss", FASTER)
     with pytest.raises(ValueError, match="three batch sizes"):
         metrics.ratio_growth_to_loss(table[table["batch"] > 64])
+
+
+def test_one_batch_size_has_no_growth_of_epochs():
+    table = times("loss", FASTER)
+    for growth in (metrics.growth_at_small_batches, metrics.growth_at_largest_batch):
+        with pytest.raises(ValueError, match="two batch sizes"):
+            growth(table[table["batch"] == 64])
+
+
+def test_batch_sizes_are_compared_on_one_task_and_options_on_every():
+    table = times("loss", FASTER)
+    other = table[table["batch"] == 64].assign(network="resnet20", batch=2048, epochs_to_target=100)
+    for metric in (metrics.epoch_ratio_to_loss, metrics.ratio_growth_to_loss, metrics.growth_at_largest_batch):
+        assert metric(pd.concat([table, other])) == metric(table)
+    digits = ablation("fisher", "sampled", correct=354)
+    images = ablation("fisher", "sampled", correct=346).assign(network="resnet20")
+    assert metrics.empirical_points(pd.concat([digits, images])).value == pytest.approx(100 * 4 / 360)
 
 
 @pytest.mark.parametrize(

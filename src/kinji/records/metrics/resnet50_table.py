@@ -1,8 +1,9 @@
 """What decides the claims on training: time to a target, accuracy, ablations, arithmetic of the published table itself.
 
 Two runs are compared fold by fold: with one seed both train on the same images from the same weights. Intervals are
-Student's t over the folds. What compares optimizers looks at plain cases only, those whose options are the published
-ones; an ablation changes one option of K-FAC and is compared with the plain case of its batch.
+Student's t over the folds. What compares optimizers or batch sizes looks at plain cases only, those whose options are
+the published ones, and at one task, that of the most batch sizes; an ablation changes one option of K-FAC and is
+compared with the plain case of its task and batch.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from kinji.records import Estimate, exact, load_reference
 
 IMAGENET_IMAGES = 1_281_167
 MISFIT_BATCH = 8192
-FOLD = ["seed", "fold"]
+TASK = {"images": "digits", "pixels": 32, "network": "small"}
+FOLD = [*TASK, "seed", "fold"]
 PLAIN = {
     "fisher": "empirical",
     "batch_norm": "unit-wise",
@@ -39,7 +41,7 @@ def epoch_ratio_to_loss(table: pd.DataFrame) -> Estimate:
 
 def epoch_ratio_at_largest_batch(table: pd.DataFrame) -> Estimate:
     """Return K-FAC's epochs over SGD's to the target accuracy at the largest batch."""
-    return _geometric_mean(log_epoch_ratios(table, "accuracy")[table["batch"].max()])
+    return _geometric_mean(log_epoch_ratios(table, "accuracy")[main_task(table)["batch"].max()])
 
 
 def ratio_growth_to_accuracy(table: pd.DataFrame) -> Estimate:
@@ -54,19 +56,19 @@ def ratio_growth_to_loss(table: pd.DataFrame) -> Estimate:
 
 def accuracy_difference_points(table: pd.DataFrame) -> Estimate:
     """Return K-FAC's final test accuracy less SGD's in points, each fold averaged over its batch sizes."""
-    rows = plain(table)
+    rows = main_task(table)
     return mean_estimate((percent(rows, "kfac") - percent(rows, "sgd")).dropna().groupby(FOLD).mean())
 
 
 def growth_at_small_batches(table: pd.DataFrame) -> Estimate:
     """Return K-FAC's epochs to the target loss at the largest of the smaller half of the batches, over the smallest."""
-    batches = sorted(plain(table).loc[plain(table)["optimizer"] == "kfac", "batch"].unique())
+    batches = sorted(epochs_to(main_task(table), "loss", "kfac").index.unique("batch"))
     return _growth_between(table, batches[0], batches[(len(batches) - 1) // 2])
 
 
 def growth_at_largest_batch(table: pd.DataFrame) -> Estimate:
     """Return K-FAC's epochs to the target loss at the largest batch over those at the smallest."""
-    batches = plain(table).loc[plain(table)["optimizer"] == "kfac", "batch"]
+    batches = epochs_to(main_task(table), "loss", "kfac").index.unique("batch")
     return _growth_between(table, batches.min(), batches.max())
 
 
@@ -133,8 +135,9 @@ def misfit_of_minutes(table: pd.DataFrame) -> Estimate:
 
 
 def with_options(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with a column for each option; records of before have none, and the plain one is meant."""
-    columns = {name: table[name].fillna(value) if name in table else value for name, value in PLAIN.items()}
+    """Return the table with a column for each option; where it has none, the plain one is meant."""
+    options = TASK | PLAIN
+    columns = {name: table[name].fillna(value) if name in table else value for name, value in options.items()}
     return table.assign(**columns | ({} if "preset" in table else {"preset": None}))
 
 
@@ -142,6 +145,13 @@ def plain(table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of cases without an ablation."""
     rows = with_options(table)
     return rows[(rows[list(PLAIN)] == pd.Series(PLAIN)).all(axis=1)]
+
+
+def main_task(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the plain rows of the task with the most batch sizes."""
+    rows = plain(table)
+    batches = rows.groupby([*TASK])["batch"].nunique()
+    return rows[(rows[[*TASK]] == pd.Series(batches.idxmax(), index=[*TASK])).all(axis=1)]
 
 
 def ablated(table: pd.DataFrame, option: str, value: str) -> pd.DataFrame:
@@ -152,36 +162,36 @@ def ablated(table: pd.DataFrame, option: str, value: str) -> pd.DataFrame:
 
 
 def points_of_ablation(table: pd.DataFrame, option: str, value: str) -> pd.Series:
-    """Return what changing an option adds to the test accuracy, in points, by (batch, seed, fold)."""
+    """Return what changing an option adds to the test accuracy, in points, by batch and fold."""
     changed, usual = percent(ablated(table, option, value), "kfac"), percent(plain(table), "kfac")
     return (changed - usual).dropna()
 
 
 def log_epochs_of_ablation(table: pd.DataFrame, option: str, value: str) -> pd.Series:
-    """Return log(epochs to the target loss with an option changed / with none), by (batch, seed, fold)."""
+    """Return log(epochs to the target loss with an option changed / with none), by batch and fold."""
     changed, usual = (epochs_to(rows, "loss", "kfac") for rows in (ablated(table, option, value), plain(table)))
     return (changed / usual).dropna().map(math.log)
 
 
 def percent(rows: pd.DataFrame, optimizer: str) -> pd.Series:
-    """Return the test accuracy of an optimizer in percent, by (batch, seed, fold)."""
+    """Return the test accuracy of an optimizer in percent, by batch and fold."""
     rows = rows[(rows["quantity"] == "accuracy") & (rows["optimizer"] == optimizer)]
     return (100 * rows["test_correct"] / rows["test_images"]).set_axis(pd.MultiIndex.from_frame(rows[["batch", *FOLD]]))
 
 
 def epochs_to(rows: pd.DataFrame, target: str, optimizer: str) -> pd.Series:
-    """Return an optimizer's epochs to a target by (batch, seed, fold), infinite where it never arrived."""
+    """Return an optimizer's epochs to a target by batch and fold, infinite where it never arrived."""
     rows = rows[(rows["quantity"] == "target") & (rows["target"] == target) & (rows["optimizer"] == optimizer)]
     epochs = rows["epochs_to_target"].where(rows["reached"].astype(bool), np.inf)
     return epochs.set_axis(pd.MultiIndex.from_frame(rows[["batch", *FOLD]]))
 
 
 def log_epoch_ratios(table: pd.DataFrame, target: str) -> pd.Series:
-    """Return log(K-FAC's epochs / SGD's) to a target by (batch, seed, fold).
+    """Return log(K-FAC's epochs / SGD's) to a target by batch and fold.
 
     Where SGD never arrived its budget is taken, which flatters it; where K-FAC never arrived the ratio is infinite.
     """
-    rows = plain(table)
+    rows = main_task(table)
     budget = rows.assign(reached=True)
     return (epochs_to(rows, target, "kfac") / epochs_to(budget, target, "sgd")).dropna().map(math.log)
 
@@ -213,7 +223,9 @@ def _growth(table: pd.DataFrame, target: str) -> Estimate:
 
 
 def _growth_between(table: pd.DataFrame, small: int, large: int) -> Estimate:
-    epochs = epochs_to(plain(table), "loss", "kfac")
+    if small == large:
+        raise ValueError(f"a growth needs two batch sizes, got {small} alone")
+    epochs = epochs_to(main_task(table), "loss", "kfac")
     return _geometric_mean((epochs[large] / epochs[small]).dropna().map(math.log))
 
 

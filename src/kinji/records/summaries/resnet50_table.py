@@ -7,26 +7,29 @@ from collections.abc import Hashable
 import pandas as pd
 from scipy import stats
 
-from kinji.records.metrics.resnet50_table import PLAIN, with_options
+from kinji.records.metrics.resnet50_table import PLAIN, TASK, with_options
 
 
 def summarize(table: pd.DataFrame) -> pd.DataFrame:
-    """Return one row for each batch, optimizer and ablation.
+    """Return one row for each batch, optimizer and ablation, and each task if there are several.
 
     Epochs and iterations are medians over the folds of the time to the target accuracy and to the target loss; ``>``
     marks a median that is the budget. Accuracy is over all tested images, with the half-width of its 95 % interval.
     The last column is the share of the bytes of statistics that were formed.
     """
-    kinds = with_options(table).groupby(["batch", "optimizer", *PLAIN], sort=True)
+    kinds = with_options(table).groupby([*TASK, "batch", "optimizer", *PLAIN], sort=True)
     rows = [
-        {"batch": batch, "optimizer": optimizer, "changed": _changed(dict(zip(PLAIN, options, strict=True)))}
+        {"task": f"{network}, {images}, {pixels} px", "batch": batch, "optimizer": optimizer}
+        | {"changed": _changed(dict(zip(PLAIN, options, strict=True)))}
         | _times(runs, "accuracy")
         | _times(runs, "loss")
         | _accuracy(runs)
         | _statistics(runs)
-        for (batch, optimizer, *options), runs in kinds
+        for (images, pixels, network, batch, optimizer, *options), runs in kinds
     ]
-    return pd.DataFrame(rows).sort_values(["batch", "optimizer", "changed"], ascending=[True, False, True])
+    order = {"task": True, "batch": True, "optimizer": False, "changed": True}
+    summary = pd.DataFrame(rows).sort_values([*order], ascending=[*order.values()])
+    return summary if summary["task"].nunique() > 1 else summary.drop(columns="task")
 
 
 def _changed(options: dict[str, Hashable]) -> str:
