@@ -9,6 +9,7 @@ compared with the plain case of its task and batch.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from kinji.records import Estimate, exact, load_reference
 
 IMAGENET_IMAGES = 1_281_167
 MISFIT_BATCH = 8192
-TASK = {"images": "digits", "pixels": 32, "network": "small"}
+TASK: dict[str, Any] = {"images": "digits", "pixels": 32, "network": "small"}
 FOLD = [*TASK, "seed", "fold"]
 PLAIN = {
     "fisher": "empirical",
