@@ -42,14 +42,24 @@ ABLATIONS = {  # option, value: what is changed
 
 
 def draw(table: pd.DataFrame, reference: dict[str, pd.DataFrame]) -> Figure:
-    """Draw epochs and iterations to both targets, the final accuracy, the published table, and ablations if any."""
-    everything, table = table, main_task(table)
-    changes = [change for change in ABLATIONS if not ablated(everything, *change).empty]
-    rows = 3 if changes else 2
-    figure, axes = plt.subplots(rows, 3, figsize=(10.5, 2.8 * rows))
+    """Draw what several batch sizes tell, beside the published table, and what changed options do, if any were."""
+    changes = [change for change in ABLATIONS if not ablated(table, *change).empty]
+    one = main_task(table)
+    upper = 0 if changes and one["batch"].nunique() == 1 else 2
+    rows = upper + bool(changes)
+    figure, axes = plt.subplots(rows, 3, figsize=(10.5, 2.8 * rows), squeeze=False)
+    if upper:
+        draw_batches(axes[:2], one, reference)
+    if changes:
+        draw_ablations(axes[-1], table, changes)
+    return figure
+
+
+def draw_batches(axes: np.ndarray, table: pd.DataFrame, reference: dict[str, pd.DataFrame]) -> None:
+    """Draw epochs and iterations to both targets, the final accuracy, and the published table."""
     percent, loss = 100 * table["target_accuracy"].max(), table["target_loss"].max()
     names = {"accuracy": f"{percent:g} % validation accuracy", "loss": f"a validation loss of {loss:g}"}
-    for row, (target, name) in zip(axes, names.items(), strict=False):
+    for row, (target, name) in zip(axes, names.items(), strict=True):
         for ax, unit in zip(row, ("epochs", "iterations"), strict=False):
             draw_times(ax, table, target, unit)
             ax.set(title=f"{unit.capitalize()} to {name}", ylabel=unit)
@@ -57,9 +67,6 @@ def draw(table: pd.DataFrame, reference: dict[str, pd.DataFrame]) -> Figure:
     draw_accuracy(axes[0, 2], table)
     draw_published(axes[1, 2], reference)
     axes[0, 0].legend(loc="upper left")
-    if changes:
-        draw_ablations(axes[2], everything, changes)
-    return figure
 
 
 def draw_ablations(axes: np.ndarray, table: pd.DataFrame, changes: list[tuple[str, str]]) -> None:
