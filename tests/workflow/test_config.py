@@ -1,11 +1,15 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
 from kinji.errors import KinjiError
-from kinji.experiments.cases import CASES, as_parameters, case_name
+from kinji.experiments.cases import CASES, Resnet50TableCase, as_parameters, case_name
+from kinji.experiments.resnet50_table.checks import check
+from kinji.records import load_reference
 from kinji.records.layout import SCALES
 from kinji.workflow.config import check_overrides, load_config, schema
 from kinji.workflow.rules import flags
@@ -30,6 +34,20 @@ def edit(change):
 @pytest.mark.parametrize("scale", SCALES)
 def test_each_scale_is_valid(repository, scale):
     assert load_config(scale)["experiments"]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_each_training_can_be_run_and_its_record_has_a_name_that_fits(repository, scale):
+    for given in load_config(scale)["experiments"]["resnet50_table"]:
+        check(replace(Resnet50TableCase(**given), data_path="somewhere"))
+        assert len(case_name(given)) < 240  # of 255, an ending and that of a temporary file
+
+
+def test_the_paper_scale_trains_every_published_row(repository):
+    cases = pd.DataFrame(load_config("paper")["experiments"]["resnet50_table"]).query("optimizer == 'kfac'")
+    hyperparameters = ["batch", "lr", "momentum", "damping"]
+    published = load_reference()["resnet50_spngd"][hyperparameters]
+    pd.testing.assert_frame_equal(cases[hyperparameters].reset_index(drop=True), published, check_dtype=False)
 
 
 def test_the_committed_schema_is_the_generated_one():
