@@ -1,5 +1,8 @@
 """Shared by all tests: a throw-away repository, and the making of records."""
 
+import fcntl
+import os
+import pickle
 import shutil
 from pathlib import Path
 
@@ -25,6 +28,25 @@ def pytest_collection_modifyitems(items):
 def ignored(folder, names):
     """What a copy leaves out: figures already drawn, and caches."""
     return {name for name in names if name == "__pycache__" or (Path(folder).name == "figures" and name in SCALES)}
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory):
+    """Have something computed by one worker, in a folder, though the tests that look at it may run on several."""
+    base = tmp_path_factory.getbasetemp()
+    session = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def result(name, work):
+        folder = session / name
+        folder.mkdir(exist_ok=True)
+        with (folder / "result").open("a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if file.seek(0, os.SEEK_END) == 0:
+                pickle.dump(work(folder), file)
+            file.seek(0)
+            return pickle.load(file)
+
+    return result
 
 
 @pytest.fixture

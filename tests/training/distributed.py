@@ -1,9 +1,8 @@
-"""What each rank of the multi-rank tests of training does, under gloo and (`compare`) under MPI."""
+"""What each rank of the multi-rank tests of training does."""
 
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from torch import nn
 
@@ -80,9 +79,3 @@ def on_gloo(folder: Path) -> dict[int, dict[str, Any]]:
     groups = {size: torch.distributed.new_group(list(range(size))) for size in SIZES}
     mine = [size for size in SIZES if torch.distributed.get_rank() < size]
     return {size: everything(TorchCommunicator(groups[size]), folder) for size in mine}
-
-
-def compare(communicator: Communicator) -> None:
-    """Compare with one process; two variants are enough under MPI, where ranks that wait keep their cores busy."""
-    for variant in VARIANTS[:2]:
-        assert losses(communicator, **variant) == pytest.approx(losses(None, **variant), rel=1e-10, abs=0), variant

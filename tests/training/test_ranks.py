@@ -1,4 +1,4 @@
-"""N ranks must train as one does, to rounding in double precision, over gloo; over MPI in tests/kfac/test_mpi.py."""
+"""N ranks must train as one does, to rounding in double precision, over gloo (over MPI: tests/kfac)."""
 
 import pytest
 
@@ -7,10 +7,9 @@ from .distributed import SIZES, VARIANTS, losses, on_gloo
 
 
 @pytest.fixture(scope="module")
-def on_ranks(tmp_path_factory):
+def on_ranks(once):
     """Results of each rank, by the number of ranks."""
-    folder = tmp_path_factory.mktemp("ranks")
-    results = run_on_ranks(max(SIZES), folder, on_gloo, folder)
+    results = once("training on gloo", lambda folder: run_on_ranks(max(SIZES), folder, on_gloo, folder))
     return {size: [of_rank[size] for of_rank in results[:size]] for size in SIZES}
 
 

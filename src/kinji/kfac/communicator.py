@@ -77,8 +77,7 @@ class TorchCommunicator:
         return wait
 
     def _transfer(self, way: Callable[..., Any], segment: Tensor, other: int) -> distributed.P2POp:
-        peer = distributed.get_global_rank(self.group, other) if self.group else other
-        return distributed.P2POp(way, segment, peer, self.group)
+        return distributed.P2POp(way, segment, group=self.group, group_peer=other)
 
 
 class MPICommunicator:

@@ -15,8 +15,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits
-from sklearn.model_selection import StratifiedKFold, train_test_split
 
 CLASSES = 10
 FOLDS = 5
@@ -93,6 +91,9 @@ def digits_fold(fold: int, *, training_images: int, folds: int = FOLDS, seed: in
     ValueError
         If there is no such fold, or too few images are left for training or for validation.
     """
+    from sklearn.datasets import load_digits  # here, as it takes a second of every process that has other images
+    from sklearn.model_selection import StratifiedKFold, train_test_split
+
     if not 0 <= fold < folds:
         raise ValueError(f"fold must lie in 0..{folds - 1}, got {fold}")
     digits = load_digits()
