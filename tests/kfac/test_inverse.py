@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from kinji.kfac import cholesky
+from kinji.kfac import blocked_cholesky
 from kinji.kfac.blocks import fisher_blocks
 from kinji.kfac.cholesky import mend, prepare, solve
 from kinji.kfac.inverse import (
@@ -36,8 +36,8 @@ def prepared(factor: torch.Tensor, shift: torch.Tensor, name: str = "") -> torch
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Factors of a few rows take the path of those of thousands."""
-    monkeypatch.setattr(cholesky, "INVERTED", 3)
-    monkeypatch.setattr(cholesky, "BLOCK", 4)
+    monkeypatch.setattr(blocked_cholesky, "INVERTED", 3)
+    monkeypatch.setattr(blocked_cholesky, "BLOCK", 4)
 
 
 def test_shifts_balance_the_mean_eigenvalues_and_multiply_to_the_damping():

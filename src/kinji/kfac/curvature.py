@@ -18,6 +18,10 @@ from kinji.kfac.kronecker import KroneckerBlock
 from kinji.kfac.products import full_precision
 from kinji.kfac.staleness import Clock, next_intervals
 from kinji.kfac.state import BlockState, on_device, portable
+from kinji.kfac.threads import share_out
+
+Attempt = tuple[Block, list[Tensor], Tensor]
+"""A block, the memory of its inverse, and whether that is good."""
 
 
 class Curvature:
@@ -77,8 +81,9 @@ class Curvature:
 
     def invert(self, damping: Callable[[Block], float]) -> None:
         """Invert the damped blocks whose statistics have changed; a host that waits for each would keep a GPU idle."""
+        due = sorted((block for block in self.states if self._is_due(block)), key=lambda block: -block.flops)
         with full_precision():
-            attempts = [self._attempt(block, damping(block)) for block in self.states if self._is_due(block)]
+            attempts = self._for_each(due, lambda block: self._attempt(block, damping(block)))
             goods = torch.stack([good for *_, good in attempts]).tolist() if attempts else []
             for (block, memory, _), good in zip(attempts, goods, strict=True):
                 self._conclude(block, memory, good, damping(block))
@@ -104,11 +109,15 @@ class Curvature:
         for block in self.states:
             self.states[block] = BlockState(**on_device(saved[block.name], device))
 
+    def _for_each(self, blocks: Sequence[Block], function: Callable[[Block], Attempt]) -> list[Attempt]:
+        on_host = all(block.parameters[0].device.type == "cpu" for block in blocks)
+        return share_out(function, blocks) if on_host else list(map(function, blocks))
+
     def _is_due(self, block: Block) -> bool:
         state = self.states[block]
         return state.changed and len(state.there) == len(state.statistics) > 0
 
-    def _attempt(self, block: Block, damping: float) -> tuple[Block, list[Tensor], Tensor]:
+    def _attempt(self, block: Block, damping: float) -> Attempt:
         """Invert a block in the memory of its last inverse, which is none until that is known to be good."""
         state = self.states[block]
         memory, state.inverse = state.inverse or self._new_inverse(block), []
