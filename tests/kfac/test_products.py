@@ -27,14 +27,19 @@ def test_every_layout_of_operands(n, k, m, fast, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("shape", [(5, 9), (20, 7), (3, 6, 8)])
-def test_gram_matrices_in_panels_are_symmetric_to_the_bit(shape, monkeypatch):
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("by_columns", [False, True])
+@pytest.mark.parametrize("shape", [(5, 9), (20, 7), (300, 2), (3, 6, 8)])
+def test_gram_matrices_are_symmetric_to_the_bit(shape, by_columns, threads, monkeypatch):
+    """By BLAS on one thread, in panels on several."""
     monkeypatch.setattr(products, "PANEL", 8)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     x = torch.randn(*shape, dtype=torch.float64)
+    x = x.mT.contiguous().mT if by_columns else x
     sums = torch.full((*shape[:-1], shape[-2]), torch.nan, dtype=torch.float64)
     add_gram(x, sums, scale=0.5, fresh=True)
     torch.testing.assert_close(sums, 0.5 * x @ x.mT)
-    add_gram(x, sums, scale=2.0, fresh=False)
+    add_gram(x, sums, scale=2, fresh=False)
     torch.testing.assert_close(sums, 2.5 * x @ x.mT)
     if x.ndim == 2:
         off = torch.ones_like(sums).triu(8).bool()

@@ -24,15 +24,14 @@ INVERTED = 512
 """Largest factor that is inverted."""
 BLOCK = 256
 """Rows of a block of a larger one."""
-TILE = 128
-"""Columns that are transposed at a time: with those of four times as many rows they stay in the cache."""
 
 
 def prepare(factor_nn: Matrix, shift: float, out_nn: Matrix) -> bool:
     """Write ``factor + shift I`` made ready for `substitute` into ``out``; False if that did not go well."""
     np.copyto(out_nn, factor_nn)
     np.einsum("ii->i", out_nn)[:] += shift
-    return in_place(out_nn) and _solves(factor_nn, shift, out_nn)
+    with np.errstate(all="ignore"):  # what is not finite does not solve
+        return in_place(out_nn) and _solves(factor_nn, shift, out_nn)
 
 
 def in_place(matrix_nn: Matrix) -> bool:
@@ -43,7 +42,7 @@ def in_place(matrix_nn: Matrix) -> bool:
         return False
     lapack.invert_triangle(matrix_nn)
     lapack.square_triangle(matrix_nn)
-    _mirror(matrix_nn)
+    lapack.mirror(matrix_nn)
     return True
 
 
@@ -88,25 +87,8 @@ def _factor_panel(matrix_nn: Matrix, rows: slice) -> bool:
     lapack.invert_triangle(diagonal)
     diagonal[:] = np.tril(diagonal)
     lapack.times_transposed_triangle(below, diagonal)
-    _transpose(below, matrix_nn[rows, rows.stop :])
+    lapack.transpose(below, matrix_nn[rows, rows.stop :])
     return True
-
-
-def _mirror(matrix_nn: Matrix) -> None:
-    """Copy the lower triangle to the upper one."""
-    matrix_nn[:] = np.tril(matrix_nn) + np.tril(matrix_nn, -1).T
-
-
-def _transpose(block_nm: Matrix, out_mn: Matrix) -> None:
-    """Copy by way of memory whose rows, unlike those of many matrices, are no multiple of a power of two apart."""
-    n, m = block_nm.shape
-    tile = np.empty((4 * TILE, TILE + 8), dtype=block_nm.dtype)
-    for row in range(0, n, 4 * TILE):
-        for column in range(0, m, TILE):
-            part = block_nm[row : row + 4 * TILE, column : column + TILE]
-            copy = tile[: part.shape[0], : part.shape[1]]
-            copy[:] = part
-            out_mn[column : column + TILE, row : row + 4 * TILE] = copy.T
 
 
 def _blocks(matrix: Any) -> list[slice]:

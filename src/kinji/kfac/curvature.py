@@ -31,9 +31,12 @@ class Curvature:
     ----------
     blocks
         The blocks of this rank.
+    device
+        Where they are.
     """
 
-    def __init__(self, blocks: Sequence[Block]) -> None:
+    def __init__(self, blocks: Sequence[Block], device: torch.device) -> None:
+        self._device = device
         self.states = {block: BlockState(statistics=[None] * len(block.symmetric)) for block in blocks}
         self._spare: dict[Statistic, Tensor] = {}
 
@@ -83,7 +86,7 @@ class Curvature:
         """Invert the damped blocks whose statistics have changed; a host that waits for each would keep a GPU idle."""
         due = sorted((block for block in self.states if self._is_due(block)), key=lambda block: -block.flops)
         with full_precision():
-            attempts = self._for_each(due, lambda block: self._attempt(block, damping(block)))
+            attempts = share_out(lambda block: self._attempt(block, damping(block)), due, self._device)
             goods = torch.stack([good for *_, good in attempts]).tolist() if attempts else []
             for (block, memory, _), good in zip(attempts, goods, strict=True):
                 self._conclude(block, memory, good, damping(block))
@@ -108,10 +111,6 @@ class Curvature:
             raise ValueError("the state is of other layers: it was saved by another rank, or of another model")
         for block in self.states:
             self.states[block] = BlockState(**on_device(saved[block.name], device))
-
-    def _for_each(self, blocks: Sequence[Block], function: Callable[[Block], Attempt]) -> list[Attempt]:
-        on_host = all(block.parameters[0].device.type == "cpu" for block in blocks)
-        return share_out(function, blocks) if on_host else list(map(function, blocks))
 
     def _is_due(self, block: Block) -> bool:
         state = self.states[block]

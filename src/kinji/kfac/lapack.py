@@ -1,5 +1,6 @@
-"""SciPy's BLAS and LAPACK on lower triangles in single or double precision, in place, rows contiguous as in C.
+"""SciPy's BLAS and LAPACK on symmetric and triangular matrices, in single or double precision, in place.
 
+Of a symmetric or triangular matrix the lower triangle is read and written; rows are contiguous, as in C.
 A matrix may be a part of a wider one: its row stride is the leading dimension. Fortran stores by columns, so what the
 libraries are given are transposes, and a lower triangle here is an upper one there. Calls leave Python's lock.
 
@@ -21,6 +22,17 @@ from scipy.linalg import cython_blas, cython_lapack
 Matrix = NDArray[Any]
 TRIANGLE = 64
 """Largest triangle that LAPACK inverts; in halves, with products between them, is faster."""
+TILE = 128
+"""Columns that are transposed at a time: with those of four times as many rows they stay in the cache."""
+
+
+def gram(x_nk: Matrix, out_nn: Matrix, scale: float, *, fresh: bool) -> None:
+    """Add ``scale x x^T`` to a symmetric matrix, or overwrite it if ``fresh``."""
+    by_rows = x_nk.strides[1] == x_nk.itemsize
+    width, transposed = (_width(x_nk), "T") if by_rows else (_width(x_nk.T), "N")
+    (n, k), before = x_nk.shape, 0.0 if fresh else 1.0
+    _call("syrk", out_nn, "U", transposed, n, k, float(scale), x_nk, width, before, out_nn, _width(out_nn))
+    mirror(out_nn)
 
 
 def subtract_product(c_nm: Matrix, x_nk: Matrix, y_mk: Matrix) -> None:
@@ -63,6 +75,27 @@ def invert_triangle(lower_nn: Matrix) -> None:
 def square_triangle(lower_nn: Matrix) -> None:
     """Replace a lower triangle ``L`` by that of ``L^T L``."""
     _call("lauum", lower_nn, "U", len(lower_nn), lower_nn, _width(lower_nn), ctypes.c_int())
+
+
+def mirror(lower_nn: Matrix) -> None:
+    """Copy the lower triangle to the upper one."""
+    for start in range(0, len(lower_nn), TILE):
+        stop = min(start + TILE, len(lower_nn))
+        diagonal = lower_nn[start:stop, start:stop]
+        diagonal[:] = np.tril(diagonal) + np.tril(diagonal, -1).T
+        transpose(lower_nn[stop:, start:stop], lower_nn[start:stop, stop:])
+
+
+def transpose(block_nm: Matrix, out_mn: Matrix) -> None:
+    """Copy by way of memory whose rows, unlike those of many matrices, are no multiple of a power of two apart."""
+    n, m = block_nm.shape
+    tile = np.empty((4 * TILE, TILE + 8), dtype=block_nm.dtype)
+    for row in range(0, n, 4 * TILE):
+        for column in range(0, m, TILE):
+            part = block_nm[row : row + 4 * TILE, column : column + TILE]
+            copy = tile[: part.shape[0], : part.shape[1]]
+            copy[:] = part
+            out_mn[column : column + TILE, row : row + 4 * TILE] = copy.T
 
 
 def times_symmetric(a_nn: Matrix, x_n: Matrix) -> Matrix:

@@ -39,6 +39,7 @@ from kinji.kfac.packing import split_like
 from kinji.kfac.recorder import Recorder
 from kinji.kfac.staleness import Adaptive, Clock
 from kinji.kfac.state import portable
+from kinji.kfac.threads import share_out
 from kinji.kfac.update import MomentumRule, RescalingRule, rescaled, velocities
 
 logger = logging.getLogger(__name__)
@@ -181,7 +182,7 @@ class KFAC(torch.optim.Optimizer):
         self.exchange = Exchange(self.communicator, like=parameters[0].detach())
         self._share(ownership)
         self.steps = 0
-        self.curvature = Curvature(self.mine)
+        self.curvature = Curvature(self.mine, self.exchange.device)
         self.clocks = {(block, k): Clock() for block in self.blocks for k in range(len(block.symmetric))}
         self._chosen: dict[Statistic, int] = {}
         self._gathering = Gathering(
@@ -408,9 +409,8 @@ class KFAC(torch.optim.Optimizer):
     def _begin(self, inputs: Mapping[Block, Batch]) -> None:
         """Form the statistics of inputs; after the last pass of the step they are complete."""
         of_inputs = [(block, k) for block, k in self._due() if block.of_inputs[k]]
-        for statistic in of_inputs:
-            if statistic[0] in inputs:
-                self.accumulate(statistic, inputs[statistic[0]])
+        there = sorted((s for s in of_inputs if s[0] in inputs), key=lambda s: -s[0].flops)
+        share_out(lambda s: self.accumulate(s, inputs[s[0]]), there, self.exchange.device)
         if self.communicator.size > 1 and self._gathering.complete(of_inputs):
             self.start_statistics()
 

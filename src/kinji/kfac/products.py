@@ -20,6 +20,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from kinji.kfac import lapack
+from kinji.kfac.threads import one_blas_thread
+
 logger = logging.getLogger(__name__)
 
 SMALLEST = 96
@@ -55,15 +58,15 @@ def times_transposed(x_nk: Tensor, y_mk: Tensor) -> Tensor:
     """Return ``x y^T``; leading dimensions, if any, are groups."""
     if not _suits_onednn(x_nk, y_mk):
         return x_nk @ y_mk.mT
-    dense_mk = y_mk if y_mk.is_contiguous() or y_mk.T.is_contiguous() else y_mk.contiguous()  # other strides: very slow
-    return torch.ops.mkldnn._linear_pointwise(x_nk, dense_mk, None, "none", [], "")
+    return torch.ops.mkldnn._linear_pointwise(x_nk, _dense(y_mk), None, "none", [], "")  # other strides: very slow
 
 
 def add_gram(x_nk: Tensor, out_nn: Tensor, *, scale: float, fresh: bool) -> None:
     """Add ``scale x x^T`` to a symmetric matrix, or overwrite it if ``fresh``.
 
     Operands of another precision than the sum are multiplied as they are and summed in single precision on a CUDA
-    device, and converted first on a CPU. On a CPU pairs of panels are multiplied once.
+    device, and converted first on a CPU. One thread of a CPU leaves it to BLAS; on several, whose threads are not
+    BLAS's, pairs of panels are multiplied once.
     """
     if x_nk.dtype != out_nn.dtype and x_nk.is_cuda:
         _put(_half_gram(x_nk).mul_(scale), out_nn, fresh)
@@ -73,6 +76,10 @@ def add_gram(x_nk: Tensor, out_nn: Tensor, *, scale: float, fresh: bool) -> None
         add_product = out_nn.addmm_ if x_nk.ndim == 2 else out_nn.baddbmm_
         add_product(x_nk, x_nk.mT, beta=0 if fresh else 1, alpha=scale)
         return
+    if torch.get_num_threads() == 1:
+        with one_blas_thread():
+            lapack.gram(_dense(x_nk).numpy(), out_nn.numpy(), scale, fresh=fresh)
+        return
     panels = [slice(start, start + PANEL) for start in range(0, len(x_nk), PANEL)]
     for k, rows in enumerate(panels):
         for columns in panels[k:]:
@@ -80,6 +87,10 @@ def add_gram(x_nk: Tensor, out_nn: Tensor, *, scale: float, fresh: bool) -> None
             _put(block, out_nn[rows, columns], fresh)
             if rows != columns:
                 _put(block.T.contiguous(), out_nn[columns, rows], fresh)
+
+
+def _dense(x_nk: Tensor) -> Tensor:
+    return x_nk if x_nk.is_contiguous() or x_nk.T.is_contiguous() else x_nk.contiguous()
 
 
 def _half_gram(x_nk: Tensor) -> Tensor:
