@@ -4,6 +4,7 @@ import fcntl
 import os
 import pickle
 import shutil
+from multiprocessing import set_forkserver_preload
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ from kinji.records.layout import SCALES
 # property tests draw the same examples in every run, and a busy machine fails none of them
 settings.register_profile("kinji", deadline=None, derandomize=True)
 settings.load_profile("kinji")
+
+# imported once, not once for each process that a test starts; torch imports the last when it makes an optimizer
+set_forkserver_preload(["kinji.cli", "kinji.experiments.resnet50_table", "numba", "sklearn.datasets", "torch._dynamo"])
 
 ROOT = Path(__file__).parents[1]
 TRACKED = ("paper", "config", "workflows", "notebooks", "figures", "slurm")

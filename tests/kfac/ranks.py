@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from multiprocessing import set_forkserver_preload
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,6 @@ MPIEXEC = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shut
 
 def run_on_ranks(ranks: int, folder: Path, work: Callable[..., Any], *arguments: Any) -> list[Any]:
     """Return what ``work(*arguments)`` returned on each rank."""
-    # imported once, not once for each rank; the last is what torch imports when the first optimizer is made
-    set_forkserver_preload(["torch", "kinji.kfac", "torch._dynamo"])
     multiprocessing.start_processes(_rank, (ranks, folder, work, arguments), ranks, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(ranks)]
 

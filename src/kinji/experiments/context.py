@@ -6,22 +6,26 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import track
+from rich.progress import BarColumn, TextColumn, track
+from rich.progress import Progress as Bars
 
 from kinji.errors import KinjiError
 
 T = TypeVar("T")
 LOG_INTERVAL_SECONDS = 5.0
+LOG_LINES = 50
+"""A line follows another after five seconds, or this part of the time so far: a night's training fills no log."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress on standard error: a bar on a terminal, a plain line every five seconds in a log; or none at all."""
+    """Progress on standard error: a bar on a terminal, a plain line now and then in a log; or none at all."""
 
     title: str
     silent: bool = False
@@ -35,19 +39,72 @@ class Progress:
         """Yield `items`, showing how many of `total` (their length, if they have one) are done."""
         if total is None and isinstance(items, Sized):
             total = len(items)
-        if sys.stderr.isatty() and not self.silent:
+        if self._on_terminal():
             console = Console(stderr=True)
             yield from track(items, f"{self.title}: {what}", total, console=console, transient=True)
         else:
             yield from self._log(items, what, total)
 
+    @contextmanager
+    def steps(self, what: str) -> Iterator[Callable[[int, int, str], None]]:
+        """Hand out what is called after each step: with the steps so far, their number, and what is to be seen."""
+        pace = Pace()
+        if self._on_terminal():
+            with Bars(
+                TextColumn("{task.description}"), BarColumn(), console=Console(stderr=True), transient=True
+            ) as bars:
+                bar = bars.add_task(f"{self.title}: {what}")
+                yield lambda done, total, words: bars.update(
+                    bar,
+                    description=f"{what}, {words}, {pace.left(done, total)}",
+                    completed=done,
+                    total=total,
+                )
+        else:
+            yield lambda done, total, words: self._log_one(pace, done, total, f"{what}, {words}")
+
+    def _on_terminal(self) -> bool:
+        return sys.stderr.isatty() and not self.silent
+
     def _log(self, items: Iterable[T], what: str, total: int | None) -> Iterator[T]:
-        start = last = time.monotonic()
+        pace = Pace()
         for done, item in enumerate(items):
-            if (now := time.monotonic()) - last >= LOG_INTERVAL_SECONDS:
-                self.say(f"{what} {done}/{total or '?'}, {now - start:.0f} s")
-                last = now
+            self._log_one(pace, done, total, f"{what} {done}/{total or '?'}")
             yield item
+
+    def _log_one(self, pace: Pace, done: int, total: int | None, message: str) -> None:
+        left = pace.left(done, total)
+        if pace.is_due():
+            self.say(f"{message}, {left}")
+
+
+@dataclass
+class Pace:
+    """How fast work goes on since the object was made: what an earlier start of a run has done does not count."""
+
+    start: float = field(default_factory=lambda: time.monotonic())
+    said: float = 0.0
+    before: int | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Time so far."""
+        return time.monotonic() - self.start
+
+    def is_due(self) -> bool:
+        """Whether it is time for another line."""
+        due = self.seconds - self.said >= max(LOG_INTERVAL_SECONDS, self.said / LOG_LINES)
+        if due:
+            self.said = self.seconds
+        return due
+
+    def left(self, done: int, total: int | None) -> str:
+        """Say how long the rest takes if it goes on as before, or, where that is unknown, how long it took so far."""
+        self.before = max(0, done - 1) if self.before is None else self.before
+        if total is None or done == self.before:
+            return f"{timedelta(seconds=round(self.seconds))} so far"
+        left = self.seconds / (done - self.before) * (total - done)
+        return f"{timedelta(seconds=round(left))} left"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from kinji.training.presets import PRESETS, Preset
 from kinji.training.procedural import procedural_images
 from kinji.training.schedules import MomentumCoupling, Schedule, linear_scaling
 from kinji.training.source import Augmentation, ImageSource
-from kinji.training.state import Reading
+from kinji.training.state import Reading, Step
 from kinji.training.stored import StoredImages
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "Reading",
     "ResidualNetwork",
     "Schedule",
+    "Step",
     "StoredImages",
     "build_model",
     "build_optimizer",

@@ -5,7 +5,7 @@ Dimension letters: N images, C channels, H height, W width, B images of a batch,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -19,7 +19,7 @@ from kinji.training.plan import Plan
 from kinji.training.ranks import Ranks
 from kinji.training.schedules import Schedule
 from kinji.training.source import Augmentation, ImageSource
-from kinji.training.state import Keeper, Progress, Reading, RunState
+from kinji.training.state import Keeper, Progress, Reading, RunState, Step
 from kinji.training.step import Stepper
 
 EVALUATION_BATCH = 1024
@@ -44,6 +44,7 @@ def train(
     channels_last: bool = False,
     frozen_batch_norm: bool = False,
     checkpoints: Checkpoints | None = None,
+    watch: Callable[[Step], None] = lambda step: None,
 ) -> Iterator[Reading]:
     """Train a model in place, handing out readings on the way.
 
@@ -83,6 +84,8 @@ def train(
     checkpoints : Checkpoints, optional
         Where the run leaves what it needs to go on. If there is a checkpoint it does so, to the bit, after the readings
         of before.
+    watch : callable
+        Told of every step.
 
     Yields
     ------
@@ -125,19 +128,31 @@ def train(
     state = RunState(model, optimizer, stepper.scaler, augmentation, Progress())
     keeper = Keeper(checkpoints, state, ranks, plan.identity | stepper.identity | {"schedule": repr(schedule)})
     keeper.resume()
-    return _readings(plan, stepper, schedule, keeper, training, validation)
+    return _readings(plan, stepper, schedule, keeper, training, validation, watch)
 
 
 def _readings(
-    plan: Plan, stepper: Stepper, schedule: Schedule, keeper: Keeper, training: ImageSource, validation: ImageSource
+    plan: Plan,
+    stepper: Stepper,
+    schedule: Schedule,
+    keeper: Keeper,
+    training: ImageSource,
+    validation: ImageSource,
+    watch: Callable[[Step], None],
 ) -> Iterator[Reading]:
     yield from list(keeper.state.progress.readings)
     with keeper.at_work():
-        yield from _steps(plan, stepper, schedule, keeper, training, validation)
+        yield from _steps(plan, stepper, schedule, keeper, training, validation, watch)
 
 
 def _steps(
-    plan: Plan, stepper: Stepper, schedule: Schedule, keeper: Keeper, training: ImageSource, validation: ImageSource
+    plan: Plan,
+    stepper: Stepper,
+    schedule: Schedule,
+    keeper: Keeper,
+    training: ImageSource,
+    validation: ImageSource,
+    watch: Callable[[Step], None],
 ) -> Iterator[Reading]:
     progress = keeper.state.progress
     for batch in plan.batches(training, progress.iteration):
@@ -145,6 +160,7 @@ def _steps(
         loss = stepper.step(batch, progress.iteration, (progress.iteration + 1) / plan.steps_per_epoch)
         progress.iteration += 1
         progress.losses.append(loss)
+        watch(plan.step(progress.iteration, loss, batch.images))
         reading = _read(plan, stepper, progress, validation) if plan.reads(progress.iteration) else None
         interrupted = keeper.after_step(last=progress.iteration == plan.steps)
         if reading is not None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kinji.training.source import ImageSource
+from kinji.training.state import Step
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,17 @@ class Plan:
     def reads(self, iteration: int) -> bool:
         """Whether there is a reading after so many steps."""
         return iteration == self.steps or iteration % (self.read_every or self.steps_per_epoch) == 0
+
+    def step(self, iteration: int, loss: float, images: int) -> Step:
+        """Return what there is to see after so many steps."""
+        return Step(
+            iteration=iteration,
+            steps=self.steps,
+            epoch=iteration / self.steps_per_epoch,
+            epochs=self.epochs,
+            loss=loss,
+            images=images,
+        )
 
     def batches(self, source: ImageSource, done: int) -> Iterator[Batch]:
         """Yield this rank's share of every batch that is left after so many steps."""

@@ -56,6 +56,32 @@ class Reading:
     training_seconds: float = field(default=0.0, compare=False)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What a run shows of itself after every step.
+
+    Attributes
+    ----------
+    iteration, steps : int
+        Optimizer steps so far, and of the whole run.
+    epoch : float
+        Passes over the training part so far.
+    epochs : int
+        Passes of the whole run.
+    loss : float
+        Mean over the batch, before the step.
+    images : int
+        Of the batch, on all ranks.
+    """
+
+    iteration: int
+    steps: int
+    epoch: float
+    epochs: int
+    loss: float
+    images: int
+
+
 @dataclass
 class Progress:
     """How far a run is: its steps, the losses since the last reading, its readings, its seconds until `since`."""

@@ -23,7 +23,7 @@ from kinji.experiments.cases import Resnet50TableCase
 from kinji.experiments.context import Context
 from kinji.experiments.resnet50_table.checks import check
 from kinji.experiments.resnet50_table.parts import Parts, load_parts
-from kinji.experiments.resnet50_table.training import new_model, new_optimizer, statistics_bytes, train_fold
+from kinji.experiments.resnet50_table.training import new_model, new_optimizer, shown, statistics_bytes, train_fold
 from kinji.training import Reading, evaluate
 
 Row = dict[str, int | float | str | bool]
@@ -53,8 +53,8 @@ def measure_fold(case: Resnet50TableCase, parts: Parts, fold: int, context: Cont
     """Train on one fold and yield its rows."""
     model = new_model(case, parts, fold).to(context.device)
     optimizer = new_optimizer(case, model, parts, context)
-    training = train_fold(case, model, optimizer, parts, fold, context)
-    readings = list(context.progress.track(training, f"fold {fold}, readings"))
+    with context.progress.steps(f"fold {fold}") as show:
+        readings = list(train_fold(case, model, optimizer, parts, fold, context, shown(show)))
     for reading in readings:
         yield {"quantity": "curve", **asdict(reading)}
     for target, first in first_at_target(case, readings).items():

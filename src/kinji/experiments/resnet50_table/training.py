@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from kinji.training import (
     Checkpoints,
     Reading,
     Schedule,
+    Step,
     build_model,
     build_optimizer,
     scale_batch_norm_momentum,
@@ -31,6 +34,8 @@ READING_IMAGES = 256
 LABEL_SMOOTHING = 0.1
 AKIBA_EPOCHS = 90
 """Of the training that the constants of RMSprop's warm-up were chosen for; a shorter one warms up in proportion."""
+CHECKPOINT_SECONDS = 600.0
+"""Between two checkpoints, if ``$KINJI_CHECKPOINT_SECONDS`` says no other."""
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -87,7 +92,13 @@ def new_schedule(case: Resnet50TableCase) -> Schedule:
 
 
 def train_fold(
-    case: Resnet50TableCase, model: nn.Module, optimizer: Optimizer, parts: Parts, fold: int, context: Context
+    case: Resnet50TableCase,
+    model: nn.Module,
+    optimizer: Optimizer,
+    parts: Parts,
+    fold: int,
+    context: Context,
+    watch: Callable[[Step], None] = lambda step: None,
 ) -> Iterator[Reading]:
     """Train on one fold."""
     preset = PRESETS[case.preset] if case.preset else None
@@ -108,6 +119,7 @@ def train_fold(
         precision=PRECISIONS[case.precision],
         channels_last=context.device == "cuda",
         checkpoints=_checkpoints(case, fold, context),
+        watch=watch,
     )
 
 
@@ -117,8 +129,23 @@ def _checkpoints(case: Resnet50TableCase, fold: int, context: Context) -> Checkp
     return Checkpoints(
         folder=context.checkpoints / f"fold{fold}",
         identity={"case": repr(case), "source": source_hash(sources(case.experiment))},
+        every_seconds=float(os.environ.get("KINJI_CHECKPOINT_SECONDS", CHECKPOINT_SECONDS)),
         interrupted=context.out_of_time,
     )
+
+
+def shown(show: Callable[[int, int, str], None]) -> Callable[[Step], None]:
+    """Return what shows epoch, loss and throughput of every step; what an earlier start has done does not count."""
+    start, images = time.monotonic(), 0
+
+    def watch(step: Step) -> None:
+        nonlocal images
+        images += step.images
+        throughput = images / (time.monotonic() - start)
+        words = f"epoch {step.epoch:.2f} of {step.epochs}, loss {step.loss:.3f}, {throughput:,.0f} images/s"
+        show(step.iteration, step.steps, words)
+
+    return watch
 
 
 def statistics_bytes(optimizer: Optimizer) -> tuple[int, int]:
