@@ -50,6 +50,14 @@ def test_the_solution_is_the_dense_one(theta, leaf_size, rank):
     assert solve_error(1100, leaf_size=leaf_size, theta=theta, compression={"rank": rank}) < 3e-3
 
 
+def test_boxes_without_a_far_field_are_compressed_by_their_fill_ins():
+    kernel, points, dense, x = sphere_problem(1024)
+    matrix = compress(build_near_field(kernel, points, theta=3.0, leaf_size=64), rank=48, fill_ins="sc22")
+    with_far_field = matrix.field.pairs[-1].far.flatten()
+    assert len(set(with_far_field)) < len(matrix.field.tree.members)
+    assert relative_error(solve(factorize(matrix), dense @ x), x) < 1e-4
+
+
 @pytest.mark.parametrize("name", LENGTH_SCALES)
 def test_other_kernels_are_solved_too(name):
     assert solve_error(1024, name=name, compression={"rank": 56}) < 1e-3

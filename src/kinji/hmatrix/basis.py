@@ -142,7 +142,8 @@ def sketch_fill_ins(
     elif variant == "sc22":
         gram = _sketch_gram(on, blocks, near, random)
         length, gram_length = (x.square().sum(dim=(1, 2), keepdim=True).sqrt() for x in (farBMZ, gram))
-        farBMZ += gram * torch.where(gram_length > 0, length / gram_length, 0.0)
+        both = (length > 0) & (gram_length > 0)  # a box without a far field has fill-ins all the same
+        farBMZ += gram * torch.where(both, length / gram_length, 1.0)
 
 
 def _sketch_gram(on: Executor, blocks: Tensor, near: Tensor, random: Tensor) -> Tensor:
