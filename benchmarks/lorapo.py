@@ -24,12 +24,13 @@ import numpy as np
 import torch
 from gemm import restart_with_fastest_openblas
 from hmat_oss import Peer, build
-from threadpoolctl import threadpool_limits
 
-from kinji.hmatrix.block_low_rank import BlockLowRankMatrix, compress_tiles, factorize_tiles, solve_tiles
+from kinji.experiments.int8_dgemm.threads import limited_to
+from kinji.hmatrix.block_low_rank import BlockLowRankMatrix, compress_tiles, factorize_tiles
 from kinji.hmatrix.geometry import fibonacci_sphere
 from kinji.hmatrix.kernels import Kernel, true_product
 from kinji.hmatrix.tile_compression import LowRankTile
+from kinji.hmatrix.tile_substitution import solve_tiles
 
 GEMM_SIZE = 1024
 MANY_SIDES = 256
@@ -51,8 +52,7 @@ def main() -> None:
     if not options.openblas_as_it_is:
         restart_with_fastest_openblas()
     os.environ |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # for the peer
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder, threadpool_limits(1):
+    with tempfile.TemporaryDirectory() as folder, limited_to(1):
         peer = build(Path(folder))
         print(f"hmat-oss: {peer if isinstance(peer, str) else f'runs on {peer.blas}'}")
         rows = [row for n in options.sizes for row in measure(n, options, peer)]

@@ -4,9 +4,10 @@ import pytest
 import torch
 from numpy.linalg import LinAlgError
 
-from kinji.hmatrix.block_low_rank import LowRankTile, compress_tiles, factorize_tiles, solve_tiles
+from kinji.hmatrix.block_low_rank import LowRankTile, compress_tiles, factorize_tiles
 from kinji.hmatrix.geometry import fibonacci_sphere
 from kinji.hmatrix.kernels import Kernel
+from kinji.hmatrix.tile_substitution import solve_tiles
 from tests.hmatrix.problems import LENGTH_SCALES, cube_points, dense_matrix, relative_error, sphere_problem
 
 

@@ -7,13 +7,14 @@ import torch
 
 from kinji.hmatrix import compiled, eager, true_product
 from kinji.hmatrix.basis import BasisLevel
-from kinji.hmatrix.block_low_rank import compress_tiles, factorize_tiles, solve_tiles
+from kinji.hmatrix.block_low_rank import compress_tiles, factorize_tiles
 from kinji.hmatrix.distributed import Ranks, share_out
 from kinji.hmatrix.h2_matrix import H2Matrix, build_near_field, compress
 from kinji.hmatrix.h2_ulv import factorize
 from kinji.hmatrix.kernels import FAR_AWAY, Kernel
 from kinji.hmatrix.solver import factorize as factorize_kernel
 from kinji.hmatrix.substitution import solve
+from kinji.hmatrix.tile_substitution import solve_tiles
 from tests.hmatrix.problems import ALL_LENGTH_SCALES, cube_points, normal, relative_error, sphere_problem
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]

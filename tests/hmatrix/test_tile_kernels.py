@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -7,6 +8,7 @@ from kinji.hmatrix.tile_kernels import (
     gram,
     lower_times_orthonormal,
     multiply,
+    multiply_blocks,
     orthonormal_rows,
     solve_lower,
     solve_upper,
@@ -62,6 +64,20 @@ def test_products_are_counted():
     assert flops.total == 2 * 7 * 11 * 5
     torch.testing.assert_close(gram(a, flops), a @ a.mT)
     assert flops.total == 2 * 7 * 11 * 5 + 7 * 7 * 11
+
+
+@pytest.mark.parametrize("transpose", [False, True])
+def test_a_block_diagonal_is_multiplied_with_from_both_sides(transpose):
+    sizes, first, flops = np.array([[3, 5], [4, 1], [2, 2]]), np.array([10, 2, 30]), FlopCount()
+    stored = random(40)
+    blocks = [stored[at : at + m * n].view(m, n) for at, (m, n) in zip(first, sizes, strict=True)]
+    dense = torch.block_diag(*blocks)
+    dense = dense.mT if transpose else dense
+    columns = random(dense.shape[1], 6)
+    torch.testing.assert_close(
+        multiply_blocks(stored, first, sizes, columns, flops, transpose=transpose), dense @ columns
+    )
+    assert flops.total == 2 * (15 + 4 + 4) * 6
 
 
 @pytest.mark.parametrize("decay", [1.0, 0.5, 0.1])

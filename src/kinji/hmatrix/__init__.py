@@ -7,7 +7,7 @@
 what can run at once.
 """
 
-from kinji.hmatrix.block_low_rank import BlockLowRankMatrix, compress_tiles, factorize_tiles, solve_tiles
+from kinji.hmatrix.block_low_rank import BlockLowRankMatrix, compress_tiles, factorize_tiles
 from kinji.hmatrix.geometry import GEOMETRIES, PointSet, fibonacci_sphere, place_points
 from kinji.hmatrix.h2_matrix import H2Matrix, build_near_field, compress
 from kinji.hmatrix.h2_ulv import H2Factor
@@ -17,6 +17,7 @@ from kinji.hmatrix.point_cloud import measure_cells
 from kinji.hmatrix.point_file import points_from_file
 from kinji.hmatrix.solver import KernelSolver, SolverOptions, factorize
 from kinji.hmatrix.substitution import solve
+from kinji.hmatrix.tile_substitution import solve_tiles
 
 __all__ = [
     "GEOMETRIES",

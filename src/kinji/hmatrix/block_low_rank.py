@@ -12,9 +12,10 @@ and their order are the same; they run one after the other on BLAS calls of thei
 Dimension letters: N points, T tiles in a row, M points of a tile, R rank, S samples, K right-hand sides.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from numpy.linalg import LinAlgError
 from torch import Tensor
@@ -23,7 +24,14 @@ from kinji.hmatrix.cluster_tree import ClusterTree, build_tree
 from kinji.hmatrix.executor import executor
 from kinji.hmatrix.kernels import Kernel
 from kinji.hmatrix.tile_compression import OVERSAMPLING, Accuracy, LowRankTile, compress
-from kinji.hmatrix.tile_kernels import FlopCount, cholesky, gram, multiply, solve_lower, solve_upper
+from kinji.hmatrix.tile_kernels import (
+    FlopCount,
+    cholesky,
+    gram,
+    multiply,
+    multiply_blocks,
+    solve_lower,
+)
 
 FIRST_SAMPLES = 32
 SPARE_SAMPLES = 6
@@ -181,56 +189,64 @@ def factorize_tiles(matrix: BlockLowRankMatrix) -> None:
 class PendingUpdates:
     """Updates ``sum_k L_ik L_jk^T = sum_k U_ik (V_ik^T V_jk) U_jk^T`` of tiles whose turn has not come.
 
-    Kept are, per tile row i, the ``U_ik^T`` of all columns k so far, one below the other, and their ranks; and per
-    column k, the cores ``V_ik^T V_jk`` of all i, j > k.
+    Kept are, per tile row i, the ``U_ik^T`` of all columns k so far, one below the other; per column k, the cores
+    ``V_ik^T V_jk`` of all i, j > k; and of these, once more, those of the column whose turn it is.
     """
 
     def __init__(self, matrix: BlockLowRankMatrix) -> None:
         self._matrix = matrix
-        empty = matrix.sketch[:0]
-        self._lefts = [empty] * matrix.width
-        self._ranks: list[list[int]] = [[] for _ in range(matrix.width)]
+        self._lefts = [matrix.sketch[:0]] * matrix.width
         self._cores: list[Tensor] = []
+        self._ranks = np.zeros((matrix.width, matrix.width), dtype=np.int64)
+        self._starts = np.zeros_like(self._ranks)  # of tile (i, k) in the core of k
 
     def append(self, k: int) -> None:
-        """Take up the tiles of column k of the factor."""
+        """Take up the tiles of column k of the factor, and turn to the next one."""
         matrix, below = self._matrix, range(k + 1, self._matrix.width)
         rights = [matrix.sketch[:0]]
         for i in below:
             leftRM, rightRM = _factors(matrix.tiles[i, k])
             self._lefts[i] = torch.cat([self._lefts[i], leftRM])
-            self._ranks[i].append(len(leftRM))
             rights.append(rightRM)
+        self._ranks[k + 1 :, k] = [len(rightRM) for rightRM in rights[1:]]
+        self._starts[k + 1 :, k] = self._ranks[k + 1 :, k].cumsum() - self._ranks[k + 1 :, k]
         matrix.row_lefts.append(_hold(matrix, [(k, j) for j in range(k)], left=self._lefts[k]))
         matrix.column_rights.append(_hold(matrix, [(i, k) for i in below], right=torch.cat(rights)))
         self._lefts[k] = self._lefts[k][:0]
         self._cores.append(gram(matrix.column_rights[k], matrix.flops))
+        self._turn_to(k + 1)
 
-    def times(self, rowsSM: Tensor, i: int, j: int) -> Tensor:
-        """Return ``rows @ sum_k L_ik L_jk^T``."""
-        flops = self._matrix.flops
-        parts = multiply(rowsSM, self._lefts[i].mT, flops).split(self._ranks[i], dim=1)
-        middle = [multiply(part, core, flops) for part, core in zip(parts, self._between(i, j), strict=True)]
-        return multiply(torch.cat(middle, dim=1), self._lefts[j], flops)
+    def _turn_to(self, j: int) -> None:
+        if j == self._matrix.width:
+            return
+        ranks, starts = self._ranks[j, :j], self._starts[j, :j]
+        parts = [
+            core[start:, start : start + rank].flatten()
+            for core, start, rank in zip(self._cores, starts, ranks, strict=True)
+        ]
+        self._column = torch.cat(parts)
+        self._column_starts = np.cumsum([0, *(len(part) for part in parts[:-1])])
+
+    def times(self, rowsSM: Tensor, i: int, j: int, *, transpose: bool = False) -> Tensor:
+        """Return ``rows @ sum_k L_ik L_jk^T``, or those of the transpose, for the column j whose turn it is."""
+        flops, (before, after) = self._matrix.flops, (j, i) if transpose else (i, j)
+        middle = multiply(self._lefts[before], rowsSM.mT, flops)
+        middle = self._through_cores(middle, i, j, transpose=not transpose)
+        return multiply(middle.mT, self._lefts[after], flops)
 
     def subtract_from(self, dense: Tensor, i: int, j: int) -> None:
         """Subtract ``sum_k L_ik L_jk^T`` from a tile, from its lower triangle if i = j."""
-        flops = self._matrix.flops
-        parts = self._lefts[i].split(self._ranks[i])
-        middle = torch.cat([multiply(c.mT, p, flops) for p, c in zip(parts, self._between(i, j), strict=True)])
+        middle = self._through_cores(self._lefts[i], i, j, transpose=True)
         for start in range(0, len(dense), DIAGONAL_BLOCK):
             rows = slice(start, start + DIAGONAL_BLOCK)
             columns = slice(0, start + DIAGONAL_BLOCK if i == j else None)
-            dense[rows, columns] -= multiply(middle[:, rows].mT, self._lefts[j][:, columns], flops)
+            dense[rows, columns] -= multiply(middle[:, rows].mT, self._lefts[j][:, columns], self._matrix.flops)
 
-    def _between(self, i: int, j: int) -> Iterator[Tensor]:
-        """Yield ``V_ik^T V_jk`` for each column k so far."""
-        for k, core in enumerate(self._cores):
-            yield core[self._places(i, k), self._places(j, k)]
-
-    def _places(self, i: int, k: int) -> slice:
-        start = sum(self._ranks[above][k] for above in range(k + 1, i))
-        return slice(start, start + self._ranks[i][k])
+    def _through_cores(self, columns: Tensor, i: int, j: int, *, transpose: bool) -> Tensor:
+        """Multiply with the block diagonal of ``V_ik^T V_jk``, k < j, or its transpose."""
+        sizes = self._ranks[[i, j], :j].T
+        first = self._column_starts + (self._starts[i, :j] - self._starts[j, :j]) * sizes[:, 1]
+        return multiply_blocks(self._column, first, sizes, columns, self._matrix.flops, transpose=transpose)
 
 
 def _factors(tile: Tile) -> tuple[Tensor, Tensor]:
@@ -240,7 +256,8 @@ def _factors(tile: Tile) -> tuple[Tensor, Tensor]:
     return tile.mT, torch.eye(len(tile), dtype=tile.dtype, device=tile.device)
 
 
-def _ranks(matrix: BlockLowRankMatrix, places: Sequence[tuple[int, int]]) -> list[int]:
+def ranks_at(matrix: BlockLowRankMatrix, places: Sequence[tuple[int, int]]) -> list[int]:
+    """Return the ranks of tiles; of a dense one, its size."""
     tiles = [matrix.tiles[place] for place in places]
     return [tile.left.shape[1] if isinstance(tile, LowRankTile) else len(tile) for tile in tiles]
 
@@ -248,7 +265,7 @@ def _ranks(matrix: BlockLowRankMatrix, places: Sequence[tuple[int, int]]) -> lis
 def _hold(matrix: BlockLowRankMatrix, places: Sequence[tuple[int, int]], **stacked: Tensor) -> Tensor:
     """Make the left or right factors of low-rank tiles parts of one array, which has them already."""
     ((side, rows),) = stacked.items()
-    for place, part in zip(places, rows.split(_ranks(matrix, places)), strict=True):
+    for place, part in zip(places, rows.split(ranks_at(matrix, places)), strict=True):
         tile = matrix.tiles[place]
         if isinstance(tile, LowRankTile):
             matrix.tiles[place] = replace(tile, **{side: part.mT})
@@ -270,14 +287,14 @@ def _subtract_updates(matrix: BlockLowRankMatrix, updates: PendingUpdates, i: in
 
     def times_transpose(rowsSM: Tensor) -> Tensor:
         own = multiply(multiply(rowsSM, right, matrix.flops), left.mT, matrix.flops)
-        return own - updates.times(rowsSM, j, i)
+        return own - updates.times(rowsSM, i, j, transpose=True)
 
     samples = left.shape[1] + OVERSAMPLING + SPARE_SAMPLES
     matrix.tiles[i, j] = compress(times_transpose, times, matrix.sketch, samples, matrix.accuracy, matrix.flops)
 
 
 def _factorize_diagonal(matrix: BlockLowRankMatrix, k: int) -> None:
-    factor, failed = cholesky(_dense(matrix, k), matrix.flops)
+    factor, failed = cholesky(diagonal_tile(matrix, k), matrix.flops)
     if failed:
         raise LinAlgError(
             f"tile ({k}, {k}) is not positive definite (pivot {failed}): "
@@ -286,7 +303,8 @@ def _factorize_diagonal(matrix: BlockLowRankMatrix, k: int) -> None:
     matrix.tiles[k, k] = factor
 
 
-def _dense(matrix: BlockLowRankMatrix, k: int) -> Tensor:
+def diagonal_tile(matrix: BlockLowRankMatrix, k: int) -> Tensor:
+    """Return tile ``(k, k)``, which is dense."""
     tile = matrix.tiles[k, k]
     assert isinstance(tile, Tensor)
     return tile
@@ -297,54 +315,6 @@ def _solve_panel(matrix: BlockLowRankMatrix, k: int) -> None:
     below = [matrix.tiles[i, k] for i in range(k + 1, matrix.width)]
     rows = [tile.right.mT if isinstance(tile, LowRankTile) else tile for tile in below]
     stacked = torch.cat([matrix.sketch[:0], *rows])
-    solved = solve_lower(_dense(matrix, k), stacked, matrix.flops).split([len(part) for part in rows])
+    solved = solve_lower(diagonal_tile(matrix, k), stacked, matrix.flops).split([len(part) for part in rows])
     for i, (tile, part) in enumerate(zip(below, solved, strict=True), start=k + 1):
         matrix.tiles[i, k] = LowRankTile(tile.left, part.mT) if isinstance(tile, LowRankTile) else part
-
-
-def solve_tiles(matrix: BlockLowRankMatrix, bNK: Tensor) -> Tensor:
-    """Solve with the Cholesky factor.
-
-    Parameters
-    ----------
-    matrix : BlockLowRankMatrix
-        After `factorize_tiles`.
-    bNK : Tensor
-        Right-hand sides, shape ``(N, K)``, float64.
-
-    Returns
-    -------
-    Tensor
-        Solutions, shape ``(N, K)``.
-
-    Raises
-    ------
-    ValueError
-        If the right-hand side has the wrong shape.
-    """
-    if bNK.ndim != 2 or len(bNK) != matrix.tree.size:
-        raise ValueError(
-            f"right-hand side has shape {tuple(bNK.shape)}: expected ({matrix.tree.size}, number of sides)"
-        )
-    flops, middle = FlopCount(), dict[tuple[int, int], Tensor]()
-    xTKM = matrix.tree.scatter(bNK).mT.contiguous()
-    for k in range(matrix.width):
-        before, below = [(k, j) for j in range(k)], [(i, k) for i in range(k + 1, matrix.width)]
-        xTKM[k] -= _passed_on(middle, before, matrix.row_lefts[k], flops)
-        xTKM[k] = solve_lower(_dense(matrix, k), xTKM[k], flops)
-        products = multiply(xTKM[k], matrix.column_rights[k].mT, flops)
-        middle.update(zip(below, products.split(_ranks(matrix, below), dim=1), strict=True))
-    for k in reversed(range(matrix.width)):
-        before, below = [(k, j) for j in range(k)], [(i, k) for i in range(k + 1, matrix.width)]
-        xTKM[k] -= _passed_on(middle, below, matrix.column_rights[k], flops)
-        xTKM[k] = solve_upper(_dense(matrix, k), xTKM[k], flops)
-        products = multiply(xTKM[k], matrix.row_lefts[k].mT, flops)
-        middle.update(zip(before, products.split(_ranks(matrix, before), dim=1), strict=True))
-    return matrix.tree.gather(xTKM.mT)
-
-
-def _passed_on(
-    middle: dict[tuple[int, int], Tensor], places: Sequence[tuple[int, int]], stackedRM: Tensor, flops: FlopCount
-) -> Tensor | float:
-    """Return the sum over tiles of what came through their other factor, in ``middle``, times ``stackedRM``."""
-    return multiply(torch.cat([middle.pop(place) for place in places], dim=1), stackedRM, flops) if places else 0.0

@@ -10,10 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.linalg import blas, lapack
+from numba import njit
+from numpy.typing import NDArray
+from scipy.linalg import lapack
 from torch import Tensor
 
-BLOCK = 64
+from kinji.hmatrix.lapack import cholesky as cholesky_in_place
+from kinji.hmatrix.lapack import gemm, solve_triangular
+
 LEAST_SINE = 1e-3
 """Cholesky LQ loses orthogonality like eps / sine^2, where a row leans this much on those before it."""
 
@@ -51,6 +55,54 @@ def multiply(a: Tensor, b: Tensor, flops: FlopCount) -> Tensor:
     return a @ b if a.is_cuda else torch.from_numpy(a.numpy() @ b.numpy())
 
 
+def multiply_blocks(
+    blocks: Tensor,
+    first: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    columns: Tensor,
+    flops: FlopCount,
+    *,
+    transpose: bool = False,
+) -> Tensor:
+    """Return ``D @ columns`` or ``D.T @ columns`` of a block diagonal ``D``.
+
+    Parameters
+    ----------
+    blocks : Tensor
+        Vector in which block k stands row by row from place ``first[k]`` on.
+    first, sizes : ndarray
+        Places, shape ``(K,)``, and rows and columns of the blocks, shape ``(K, 2)``.
+    columns : Tensor
+        Matrix with as many rows as D, or its transpose, has columns; row-major.
+    flops : FlopCount
+        Gets the operations.
+    transpose : bool
+        Which of the two.
+    """
+    height = int(sizes[:, 1 if transpose else 0].sum())
+    flops.total += 2.0 * float((sizes[:, 0] * sizes[:, 1]).sum()) * columns.shape[1]
+    if columns.is_cuda:
+        parts = columns.split(sizes[:, 0 if transpose else 1].tolist())
+        each = (blocks[at : at + m * n].view(m, n) for at, (m, n) in zip(first, sizes, strict=True))
+        return torch.cat([(b.mT if transpose else b) @ part for b, part in zip(each, parts, strict=True)])
+    out = columns.new_empty(height, columns.shape[1])
+    _multiply_blocks(blocks.numpy(), first, sizes, columns.numpy(), transpose, out.numpy())
+    return out
+
+
+@njit(cache=True)
+def _multiply_blocks(
+    blocks: np.ndarray, first: np.ndarray, sizes: np.ndarray, columns: np.ndarray, transpose: bool, out: np.ndarray
+) -> None:
+    start = end = 0
+    for k in range(len(first)):
+        m, n = sizes[k]
+        block = blocks[first[k] : first[k] + m * n].reshape((m, n))
+        taken, given = (m, n) if transpose else (n, m)
+        gemm(transpose, False, 1.0, block, columns[start : start + taken], 0.0, out[end : end + given])
+        start, end = start + taken, end + given
+
+
 def gram(rows: Tensor, flops: FlopCount) -> Tensor:
     """Return ``rows @ rows.T``, of which half is computed."""
     flops.total += float(len(rows)) ** 2 * rows.shape[1]
@@ -69,48 +121,39 @@ def cholesky(a: Tensor, flops: FlopCount) -> tuple[Tensor, int]:
     if a.is_cuda:
         factor, info = torch.linalg.cholesky_ex(a)
         return factor, int(info)
-    for start in range(0, len(a), 2 * BLOCK):
-        here, below = slice(start, start + 2 * BLOCK), slice(start + 2 * BLOCK, None)
-        panel, done = a.numpy()[start:, here], a.numpy()[:, :start]
-        panel -= done[start:] @ done[here].T
-        factor, info = lapack.dpotrf(a.numpy()[here, here].T, lower=0)
-        a.numpy()[here, here] = factor.T
-        if info:
-            return a, start + info
-        _solve_in_place(factor.T, a.numpy()[below, here])
-        a.numpy()[here, start + 2 * BLOCK :] = 0.0
-    return a, 0
+    a = a.contiguous()
+    failed = _cholesky(a.numpy())
+    return a.tril_(), failed
+
+
+@njit(cache=True)
+def _cholesky(a: np.ndarray) -> int:
+    return cholesky_in_place(a)
 
 
 def solve_lower(factor: Tensor, rows: Tensor, flops: FlopCount) -> Tensor:
     """Return ``rows @ factor^-T`` of ``(P, M)`` rows and an ``(M, M)`` lower triangle."""
-    flops.triangular_solve(len(factor), len(rows))
-    if rows.is_cuda:
-        return torch.linalg.solve_triangular(factor.mT, rows, upper=True, left=False)
-    solved = rows.clone(memory_format=torch.contiguous_format)
-    _solve_in_place(factor.numpy(), solved.numpy())
-    return solved
-
-
-def _solve_in_place(factor: np.ndarray, rows: np.ndarray) -> None:
-    for start in range(0, len(factor), BLOCK):
-        here = slice(start, start + BLOCK)
-        rows[:, here] -= rows[:, :start] @ factor[here, :start].T
-        rows[:, here] = blas.dtrsm(1.0, factor[here, here].T, rows[:, here].T, lower=0, trans_a=1).T
+    return _solve(factor, rows, flops, transpose=True)
 
 
 def solve_upper(factor: Tensor, rows: Tensor, flops: FlopCount) -> Tensor:
     """Return ``rows @ factor^-1`` of ``(P, M)`` rows and an ``(M, M)`` lower triangle."""
+    return _solve(factor, rows, flops, transpose=False)
+
+
+def _solve(factor: Tensor, rows: Tensor, flops: FlopCount, *, transpose: bool) -> Tensor:
     flops.triangular_solve(len(factor), len(rows))
     if rows.is_cuda:
-        return torch.linalg.solve_triangular(factor, rows, upper=False, left=False)
+        triangle = factor.mT if transpose else factor
+        return torch.linalg.solve_triangular(triangle, rows, upper=transpose, left=False)
     solved = rows.clone(memory_format=torch.contiguous_format)
-    triangle, values = factor.numpy(), solved.numpy()
-    for start in reversed(range(0, len(triangle), BLOCK)):
-        here, later = slice(start, start + BLOCK), slice(start + BLOCK, None)
-        values[:, here] -= values[:, later] @ triangle[later, here]
-        values[:, here] = blas.dtrsm(1.0, triangle[here, here].T, values[:, here].T, lower=0).T
+    _solve_in_place(factor.contiguous().numpy(), solved.numpy(), transpose)
     return solved
+
+
+@njit(cache=True)
+def _solve_in_place(factor: np.ndarray, rows: np.ndarray, transpose: bool) -> None:
+    solve_triangular(False, True, transpose, False, factor, rows)
 
 
 def orthonormal_rows(sample: Tensor, smallest: float, flops: FlopCount) -> Tensor | None:

@@ -13,13 +13,14 @@ from torch import Tensor
 from kinji.experiments.cases import H2ScalingCase
 from kinji.experiments.h2_scaling.problem import Problem, Row
 from kinji.hmatrix.basis import FillIns
-from kinji.hmatrix.block_low_rank import BlockLowRankMatrix, compress_tiles, factorize_tiles, solve_tiles
+from kinji.hmatrix.block_low_rank import BlockLowRankMatrix, compress_tiles, factorize_tiles
 from kinji.hmatrix.h2_matrix import H2Matrix, build_near_field, compress
 from kinji.hmatrix.h2_ulv import H2Factor, Lift, factorize
 from kinji.hmatrix.kernels import Kernel
 from kinji.hmatrix.solver import KernelSolver
 from kinji.hmatrix.solver import factorize as factorize_kernel
 from kinji.hmatrix.substitution import solve
+from kinji.hmatrix.tile_substitution import solve_tiles
 
 T = TypeVar("T")
 PUBLISHED: tuple[FillIns, Lift] = ("2023", "orthonormal")
