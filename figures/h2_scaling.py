@@ -17,10 +17,15 @@ from kinji.records.metrics.h2_scaling import ablation, settled_sizes
 METHODS = {"blr": ("block low-rank (LORAPO)", "s", "--"), "h2_ulv": ("H²-ULV, fixed rank", "o", "-")}
 WAYS = METHODS | {
     "h2_ulv_decoupled": ("H²-ULV, decoupled lifts", "v", ":"),
+    "h2_ulv_tolerance": ("H²-ULV, ranks by tolerance", "P", "--"),
     "h2_ulv_cg": ("H²-ULV + CG", "^", "-."),
 }
-COLOURS = dict(zip(WAYS, ["C1", "C0", "C4", "C2"], strict=True))
-STRUCTURES = {"hss": ("HSS, theta = 0", "D", "--"), "h2": ("H²", "o", "-")}
+COLOURS = dict(zip(WAYS, ["C1", "C0", "C4", "C3", "C2"], strict=True))
+STRUCTURES = {
+    "hss": ("HSS, theta = 0", "D", "--", "C5"),
+    "h2": ("H²", "o", "-", "C5"),
+    "h2_ulv_tolerance": ("H² with fill-ins", "P", "--", "C3"),
+}
 PARTS = ("factor", "parallel substitution", "sequential substitution")
 ABLATION = {  # fill-ins and lift: label, marker, line, colour
     ("none", "orthonormal"): ("none", "D", "--", "C7"),
@@ -54,8 +59,10 @@ def draw(table: pd.DataFrame, reference: dict[str, pd.DataFrame]) -> Figure:
     panels["operations"].set(title="Operations to factorize")
     panels["memory"].set(title="Bytes of the factors")
     for diagonal in ("dominant", "natural"):
-        _draw_if_any(panels[diagonal], results[results["diagonal"] == diagonal], _draw_errors)
+        solved = table[table["quantity"].isin(["result", "tolerance"]) & (table["diagonal"] == diagonal)]
+        _draw_if_any(panels[diagonal], solved, _draw_errors)
     panels["dominant"].set_ylabel("relative error of the solution")
+    _draw_if_any(panels["ranks"], table[table["quantity"].isin(["rank", "tolerance"])], _draw_ranks)
     _draw_whole_time(panels["whole"], table)
     for name, (quantity, draw_panel) in PANELS.items():
         _draw_if_any(panels[name], table[table["quantity"] == quantity], draw_panel)
@@ -118,7 +125,7 @@ def _draw_errors(axes: Axes, rows: pd.DataFrame) -> None:
     for method, (label, marker, line) in WAYS.items():
         own = rows[rows["method"] == method].sort_values("n")
         axes.loglog(own["n"], own["relative_error"], marker=marker, ls=line, color=COLOURS[method], lw=1, label=label)
-    trivial = rows.drop_duplicates("n").sort_values("n")
+    trivial = rows[rows["quantity"] == "result"].drop_duplicates("n").sort_values("n")
     axes.loglog(trivial["n"], trivial["diagonal_solve_relative_error"], "k:", marker="x", lw=1, label="b / diagonal")
     low, high = trivial["condition_number"].min(), trivial["condition_number"].max()
     condition = f"{low:.3f}" if high < 2 else f"{low:.0f} to {high:.0f}"
@@ -139,12 +146,13 @@ def _draw_fill_ins(axes: Axes, rows: pd.DataFrame) -> None:
 
 
 def _draw_ranks(axes: Axes, rows: pd.DataFrame) -> None:
-    for structure, (label, marker, line) in STRUCTURES.items():
-        own = rows[(rows["method"] == structure) & (rows["rank_at_tolerance"] > 0)].sort_values("n")
+    ranks = rows["rank_at_tolerance"].fillna(rows["rank_max"])
+    for structure, (label, marker, line, colour) in STRUCTURES.items():
+        own = rows.assign(rank=ranks)[(rows["method"] == structure) & (ranks > 0)].sort_values("n")
         if own["n"].nunique() > 2:
-            label = f"{label}: {_power(growth_exponent(own['n'].tolist(), own['rank_at_tolerance'].tolist()))}"
-        axes.loglog(own["n"], own["rank_at_tolerance"], marker=marker, ls=line, color="C5", label=label)
-    axes.set(title="Rank of the far field at 1e-6", ylim=(10, None))
+            label = f"{label}: {_power(growth_exponent(own['n'].tolist(), own['rank'].tolist()))}"
+        axes.loglog(own["n"], own["rank"], marker=marker, ls=line, color=colour, label=label)
+    axes.set(title="Greatest rank at 1e-6", ylim=(10, None))
     axes.legend(fontsize=7)
 
 
@@ -260,7 +268,6 @@ def _draw_block(axes: Axes, block: pd.Series, colours: ScalarMappable, *, above:
 
 PANELS: dict[str, tuple[str, Callable[[Axes, pd.DataFrame], None]]] = {
     "fill_ins": ("fill_ins", _draw_fill_ins),
-    "ranks": ("rank", _draw_ranks),
     "workers": ("workers", _draw_workers),
     "theta": ("admissibility", _draw_theta),
     "diagonals": ("diagonal", _draw_diagonals),

@@ -66,6 +66,10 @@ def test_sweeps_change_what_they_say(table):
     assert diagonals.relative_error[100.0] < diagonals.relative_error[1.0]
     ranks = table[table.quantity == "rank"].set_index("method").rank_at_tolerance
     assert ranks["hss"] > ranks["h2"]
+    (at_tolerance,) = table[table.quantity == "tolerance"].itertuples()
+    fixed = table[(table.quantity == "result") & (table.method == "h2_ulv_decoupled")].iloc[0]
+    assert at_tolerance.rank_max > fixed.rank_max
+    assert at_tolerance.relative_error < 1e-2 * fixed.relative_error
     workers = table[table.quantity == "workers"]
     assert set(zip(workers.part, workers.workers, strict=True)) == {
         (part, count) for part in ("factor", "parallel substitution", "sequential substitution") for count in (1.0, 2.0)

@@ -48,7 +48,7 @@ class H2ScalingCase:
 
     With tile 0 LORAPO, which is O(N²), is left out, and `tolerance` is the residual that iterations go to. What is an
     empty tuple is left out: the fill-in ablation, sweeps of theta and of the diagonal (in multiples of the natural
-    one), ranks of HSS and H² at some accuracies, strong scaling over workers; and with structure_leaf 0 the blocks of
+    one), HSS, H² and H²-ULV at some accuracies, strong scaling over workers; and with structure_leaf 0 the blocks of
     all formats, which take O(N³).
     """
 

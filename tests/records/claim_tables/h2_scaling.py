@@ -93,6 +93,11 @@ def ranks(structure, power):
     return pd.DataFrame(rows).assign(quantity="rank", method=structure)
 
 
+def at_tolerance(column, power):
+    rows = [{"n": n, "rank_tolerance": 1e-6, column: 1e-6 * n**power} for n in SIZES]
+    return pd.concat([pd.DataFrame(rows).assign(quantity="tolerance", method="h2_ulv_tolerance"), results()])
+
+
 def workers(part, speed_up):
     rows = [
         {"workers": count, "repetition": r, "part_seconds": (1 + 0.01 * r) / (speed_up if count == 2 else 1)}
@@ -121,6 +126,8 @@ SUPPORTING = {
     "h2-floor-without-fill-ins": ablation([1e-1, 1e-2, 1e-4], [2e-2, 1e-2, 1e-2]),
     "h2-published-problem-is-trivial": results(diagonal="dominant", diagonal_solve_relative_error=2e-5),
     "h2-accuracy-at-fixed-rank": results(relative_error=lambda n: 1e-3 + 1e-5 * (n == 8192)),
+    "h2-accuracy-at-fixed-tolerance": at_tolerance("relative_error", 0.4),
+    "h2-linear-at-fixed-tolerance": at_tolerance("factor_flops", 1.0),
     "h2-iterations-reach-blr-residual": residuals(h2_ulv_cg=9e-7, blr=1e-6),
     "h2-few-iterations": results("h2_ulv_cg", iterations=12, converged=True),
     "h2-decoupled-lifts-help": ablation([1e-1, 1e-2, 1e-4], [2e-2, 1e-2, 1e-2]),
@@ -152,6 +159,8 @@ CONTRADICTING = {
     "h2-floor-without-fill-ins": ablation([1e-1, 1e-2, 1e-4], [1e-1, 1e-2, 1e-4]),
     "h2-published-problem-is-trivial": results(diagonal="dominant", diagonal_solve_relative_error=0.5),
     "h2-accuracy-at-fixed-rank": results(relative_error=lambda n: 1e-9 * n**2),
+    "h2-accuracy-at-fixed-tolerance": at_tolerance("relative_error", 2.0),
+    "h2-linear-at-fixed-tolerance": at_tolerance("factor_flops", 1.5),
     "h2-iterations-reach-blr-residual": residuals(h2_ulv_cg=1e-3, blr=1e-6),
     "h2-few-iterations": results("h2_ulv_cg", iterations=60, converged=True),
     "h2-decoupled-lifts-help": ablation([1e-1, 1e-2, 1e-4], [2e-2, 1e-2, 1e-2], decoupled=[1e-1, 1e-2, 1e-4]),

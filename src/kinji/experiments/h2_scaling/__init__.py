@@ -18,10 +18,13 @@ Observations by ``quantity``:
     The error with one thing changed at a time.
 ``rank``
     The rank that one accuracy takes, for HSS and for H2.
+``tolerance``
+    H2-ULV with ranks chosen by an accuracy of the bases instead of fixed: the fill-ins in them take more with N.
 ``preconditioner``
     Iterations with factors in single and in double precision.
 ``workers``
-    Seconds of factorization and substitutions on some cores.
+    Seconds of factorization and substitutions on some cores. Each of some hundred short loops waits for its slowest
+    worker: with anything else running on the cores, these times say little.
 ``block``
     Where the blocks of the formats are, and their ranks at the tolerance of the case.
 
@@ -52,6 +55,7 @@ from kinji.experiments.h2_scaling.structure import describe_graph, describe_inde
 from kinji.experiments.h2_scaling.sweeps import (
     ablate_fill_ins,
     compare_precisions,
+    factorize_to_tolerance,
     measure_ranks,
     sweep_admissibility,
     sweep_diagonal,
@@ -108,6 +112,7 @@ def measure(case: H2ScalingCase, context: Context) -> Iterator[Row]:
     yield from sweep_admissibility(case, context, problem)
     yield from sweep_diagonal(case, context)
     yield from measure_ranks(case, context, problem)
+    yield from factorize_to_tolerance(case, context, problem)
     yield from compare_precisions(case, problem, residual)
     with limited_to(1):  # matrices too small for more
         yield from describe_formats(case, context, problem)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from kinji.experiments.cases import H2ScalingCase
 from kinji.experiments.context import Context
 from kinji.experiments.h2_scaling.problem import Problem, Row, build_problem, error_of
-from kinji.experiments.h2_scaling.solvers import DECOUPLED, compress_h2, run_accurately
+from kinji.experiments.h2_scaling.solvers import DECOUPLED, compress_h2, describe_h2, run_accurately
 from kinji.hmatrix.basis import FillIns
 from kinji.hmatrix.h2_ulv import Lift, factorize
 from kinji.hmatrix.substitution import solve
@@ -67,6 +67,17 @@ def measure_ranks(case: H2ScalingCase, context: Context, problem: Problem) -> It
         matrix = compress_h2(case, problem, problem.kernel(), LARGEST_RANK, "none", **options)
         rank = max((level.rank for level in matrix.levels.values()), default=0)
         yield {"quantity": "rank", "method": structure, "rank_at_tolerance": rank, "rank_tolerance": tolerance}
+
+
+def factorize_to_tolerance(case: H2ScalingCase, context: Context, problem: Problem) -> Iterator[Row]:
+    """Yield ranks, work and error with the rank of each level chosen by a tolerance of its bases and their fill-ins."""
+    fill_ins, lift = DECOUPLED
+    for tolerance in context.progress.track(case.rank_tolerances, "factors at a tolerance"):
+        matrix = compress_h2(case, problem, problem.kernel(), LARGEST_RANK, fill_ins, tolerance=tolerance)
+        factor = factorize(matrix, lift=lift)
+        error = error_of(problem, solve(factor, problem.b))
+        about: Row = {"quantity": "tolerance", "method": "h2_ulv_tolerance", "rank_tolerance": tolerance}
+        yield about | describe_h2(factor) | {"relative_error": error}
 
 
 def compare_precisions(case: H2ScalingCase, problem: Problem, residual: float) -> Iterator[Row]:

@@ -178,6 +178,17 @@ def natural_error_exponent(table: pd.DataFrame) -> Estimate:
     return growth_exponent(rows["n"].tolist(), rows["relative_error"].tolist())
 
 
+def tolerance_error_exponent(table: pd.DataFrame) -> Estimate:
+    """Return p of (relative error of H2-ULV with ranks chosen by one tolerance) ~ N^p."""
+    rows = _at_tolerance(table)
+    return growth_exponent(rows["n"].tolist(), rows["relative_error"].tolist())
+
+
+def tolerance_flops_exponent(table: pd.DataFrame) -> Estimate:
+    """Return p of (operations of the H2-ULV factorization with ranks chosen by one tolerance) ~ N^p."""
+    return _exponent(_at_tolerance(table), "factor_flops", table)
+
+
 def iterative_residual_over_blr(table: pd.DataFrame) -> Estimate:
     """Return the largest ratio, on the natural diagonal, of the residual after the iterations to the baseline's."""
     rows = table[(table["quantity"] == "result") & (table["diagonal"] == "natural")]
@@ -221,6 +232,11 @@ def _rank_exponent(table: pd.DataFrame, structure: str) -> Estimate:
     rows = table[(table["quantity"] == "rank") & (table["method"] == structure)]
     rows = rows[(rows["rank_at_tolerance"] > 0) & (rows["rank_tolerance"] == rows["rank_tolerance"].min())]
     return growth_exponent(rows["n"].tolist(), rows["rank_at_tolerance"].tolist())
+
+
+def _at_tolerance(table: pd.DataFrame) -> pd.DataFrame:
+    rows = table[table["quantity"] == "tolerance"]
+    return rows[rows["rank_tolerance"] == rows["rank_tolerance"].min()]
 
 
 def _efficiency(table: pd.DataFrame, part: str) -> Estimate:
