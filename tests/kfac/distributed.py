@@ -15,6 +15,7 @@ from kinji.kfac.communicator import Exchange, Parcel
 from kinji.training.batch_norm import synchronize_batch_norm
 
 from ..training import distributed as training
+from .transformer import learn
 
 SIZES = (1, 2, 4, 8)
 STEPS, BATCH = 20, 16
@@ -181,6 +182,7 @@ def everything(communicator: Communicator) -> dict[str, Any]:
     if communicator.size == 2:
         results |= {
             "carried": [carried_bytes(communicator, **options) for options in TRAFFIC],
+            "transformer": learn(STEPS, communicator, torch.float64),
             "half": train(communicator, statistics_dtype=torch.bfloat16, steps=5),
             "poisoned": step_with_a_poisoned_gradient(communicator),
             "failing": step_with_a_failing_owner(communicator),

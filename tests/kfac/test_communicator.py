@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from ..training import distributed as training
-from .distributed import SIZES, STALENESS, VARIANTS, network, on_gloo, train
+from .distributed import SIZES, STALENESS, STEPS, VARIANTS, network, on_gloo, train
 from .ranks import MPIEXEC, run_on_ranks, run_under_mpi
+from .transformer import learn
 
 LAUNCH = {
     "gloo": lambda folder: run_on_ranks(max(SIZES), folder, on_gloo),
@@ -37,6 +38,16 @@ def test_ranks_equal_one_rank(ranks, on_ranks, alone):
         for variant, tensors, reference in zip(VARIANTS, results["trained"], alone, strict=True):
             for one, other in zip(tensors, reference, strict=True):
                 assert (one - other).norm() <= 1e-10 * other.norm(), variant
+
+
+def test_a_block_of_bert_learns_on_two_ranks_what_it_learns_on_one(on_ranks):
+    """With tied embeddings, which follow the first-order rule."""
+    reference, losses = learn(STEPS, dtype=torch.float64)
+    of_ranks = [of_rank["transformer"] for of_rank in on_ranks[2]]
+    for weights, _ in of_ranks:
+        assert all((one - w).norm() <= 1e-10 * w.norm() for one, w in zip(weights, reference, strict=True))
+    assert [sum(pair) / 2 for pair in zip(*(of_rank[1] for of_rank in of_ranks), strict=True)] == pytest.approx(losses)
+    assert losses[-1] < losses[0] / 2
 
 
 def test_only_ways_to_share_are_the_same_for_one_rank(alone):

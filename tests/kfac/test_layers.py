@@ -9,6 +9,8 @@ from torch.nn import functional
 
 from kinji.kfac import KFAC
 
+from .transformer import learn
+
 DAMPING = 1e-2
 
 
@@ -163,45 +165,11 @@ def test_sampled_fisher_asks_for_its_statistics_by_name():
         exact.form_statistics(model(torch.randn(2, 3, 4, dtype=torch.float64)))
 
 
-class Transformer(nn.Module):
-    """A block as in BERT (attention of two heads, then a perceptron), with tied embeddings."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(11, 8)
-        self.positions = nn.Embedding(6, 8)
-        self.query, self.key, self.value, self.joined = (nn.Linear(8, 8) for _ in range(4))
-        self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 8)
-        self.first, self.second = nn.LayerNorm(8), nn.LayerNorm(8)
-        self.output = nn.Linear(8, 11, bias=False)
-        self.output.weight = self.embedding.weight
-        nn.init.normal_(self.embedding.weight, std=0.3)
-
-    def forward(self, tokens_ms: Tensor) -> Tensor:
-        x = self.embedding(tokens_ms) + self.positions(torch.arange(tokens_ms.shape[1]).expand_as(tokens_ms))
-        heads = (part(x).unflatten(-1, (2, 4)).transpose(1, 2) for part in (self.query, self.key, self.value))
-        attended = functional.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
-        x = self.first(x + self.joined(attended))
-        return self.output(self.second(x + self.down(functional.gelu(self.up(x)))))
-
-
 @pytest.mark.parametrize("fisher", ["empirical", "sampled"])
 def test_a_transformer_learns_to_copy_its_neighbours(fisher, caplog):
-    torch.manual_seed(5)
-    model, tokens = Transformer(), torch.randint(0, 11, (8, 6))
-    tied = {"params": [model.embedding.weight], "lr": 0.1}
     with caplog.at_level(logging.WARNING):
-        optimizer = KFAC(model, lr=0.01, damping=1e-2, fisher=fisher, param_groups=[tied])
+        _, losses = learn(steps=80, fisher=fisher)
     assert caplog.text.rstrip().endswith("updated by the first-order rule: embedding.weight")
-    losses = []
-    for _ in range(80):
-        logits = model(tokens)
-        optimizer.zero_grad()
-        optimizer.form_statistics(logits)
-        loss = functional.cross_entropy(logits.flatten(0, 1), tokens.roll(1, dims=1).flatten())
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
     assert losses[0] > 2 and losses[-1] < 0.2
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -442,6 +443,18 @@ def test_a_scaler_changes_nothing_but_leaves_out_steps_with_overflow():
         scaler.update()
     assert scaler.get_scale() == 2.0**9
     torch.testing.assert_close(list(scaled.parameters()), list(plain.parameters()), rtol=1e-9, atol=1e-13)
+
+
+def test_the_lines_of_the_readme_train():
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    (lines,) = (part.split("```")[0] for part in text.split("```python\n") if "from kinji.kfac" in part.split("```")[0])
+    model = network()
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    exec(lines, {"torch": torch, "model": model, "loader": [batch(0)] * 9, "cross_entropy": functional.cross_entropy})
+    x, target = batch(0)
+    reference = network()
+    assert not any(map(torch.equal, before, model.parameters()))
+    assert functional.cross_entropy(model(x), target) < 0.5 * functional.cross_entropy(reference(x), target)
 
 
 def test_nothing_is_formed_without_gradients():
