@@ -280,7 +280,8 @@ def test_state_is_that_of_the_moment_it_was_taken():
     train(model, optimizer, range(2, 4))
     assert all(map(torch.equal, velocities, (entry["velocity"] for entry in whole["state"].values())))
     for name, state in taken["blocks"].items():
-        assert all(map(torch.equal, state["inverse"], before["blocks"][name]["inverse"]))
+        for part in ("statistics", "inverse"):
+            assert all(map(torch.equal, state[part], before["blocks"][name][part]))
     with pytest.raises(ValueError, match="other layers"):
         KFAC(nn.Linear(2, 2), lr=0.1).load_state_dict(
             {**KFAC(nn.Linear(2, 2), lr=0.1).state_dict(), "kfac": {**taken, "blocks": {"x": {}}}}
