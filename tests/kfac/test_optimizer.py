@@ -397,6 +397,17 @@ def test_groups_of_parameters_have_entries_of_their_own():
         KFAC(model, lr=0.1, param_groups=[{"params": model[4].parameters(), "damping": -1}])
 
 
+def test_a_block_has_the_damping_of_the_group_of_its_weight():
+    low, high, mixed = network(), network(), network()
+    weights = [
+        train(model, KFAC(model, lr=0.1, damping=damping), range(1)) for model, damping in ((low, 1e-3), (high, 1.0))
+    ]
+    groups = [{"params": mixed[4].parameters(), "damping": 1.0}]
+    ours = train(mixed, KFAC(mixed, lr=0.1, damping=1e-3, param_groups=groups), range(1))
+    assert all(map(torch.equal, ours, weights[0][:3] + weights[1][3:]))
+    assert not torch.equal(weights[0][3], weights[1][3])
+
+
 def test_channels_last_changes_nothing():
     models = network(), network().to(memory_format=torch.channels_last)
     weights = []
