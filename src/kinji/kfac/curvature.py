@@ -91,15 +91,15 @@ class Curvature:
             for (block, memory, _), good in zip(attempts, goods, strict=True):
                 self._conclude(block, memory, good, damping(block))
 
-    def direction(self, block: Block, gradients: Sequence[Tensor], columns: Columns | None = None) -> list[Tensor]:
-        """Multiply gradients by the inverse of a block, into new memory; columns that make them up may be cheaper."""
-        inverse = self.states[block].inverse
-        if not inverse:
-            return [gradient.clone() for gradient in gradients]
+    def directions(
+        self, gradients: Mapping[Block, Sequence[Tensor]], columns: Mapping[Block, Columns]
+    ) -> list[list[Tensor]]:
+        """Multiply gradients by the inverses of blocks, into new memory; columns that make them up may be cheaper."""
+        by_cost = sorted(gradients, key=lambda block: -block.flops)
         with full_precision():
-            if isinstance(block, KroneckerBlock):
-                return block.precondition(gradients, inverse, columns)
-            return block.precondition(gradients, inverse)
+            solved = share_out(lambda b: self._direction(b, gradients[b], columns.get(b)), by_cost, self._device)
+        of_block = dict(zip(by_cost, solved, strict=True))
+        return [of_block[block] for block in gradients]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of each block by its name."""
@@ -111,6 +111,14 @@ class Curvature:
             raise ValueError("the state is of other layers: it was saved by another rank, or of another model")
         for block in self.states:
             self.states[block] = BlockState(**on_device(saved[block.name], device))
+
+    def _direction(self, block: Block, gradients: Sequence[Tensor], columns: Columns | None) -> list[Tensor]:
+        inverse = self.states[block].inverse
+        if not inverse:
+            return [gradient.clone() for gradient in gradients]
+        if isinstance(block, KroneckerBlock):
+            return block.precondition(gradients, inverse, columns)
+        return block.precondition(gradients, inverse)
 
     def _is_due(self, block: Block) -> bool:
         state = self.states[block]

@@ -297,8 +297,7 @@ class KFAC(torch.optim.Optimizer):
 
     def precondition(self, gradients: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
         """Multiply the gradients of each block of this rank by its inverse, into new memory."""
-        pairs = zip(self.mine, gradients, strict=True)
-        return [self.curvature.direction(b, of_block, self._gathering.columns.get(b)) for b, of_block in pairs]
+        return self.curvature.directions(dict(zip(self.mine, gradients, strict=True)), self._gathering.columns)
 
     def update(self, directions: Sequence[Sequence[Tensor]]) -> Proposal:
         """Propose a new weight for each parameter of this rank's blocks, in the directions' memory its change."""
