@@ -96,17 +96,10 @@ class Curvature:
     ) -> list[list[Tensor]]:
         """Multiply gradients by the inverses of blocks, into new memory; columns that make them up may be cheaper."""
         by_cost = sorted(gradients, key=lambda block: -block.flops)
-        # made here, as memory that a thread of its own has made and left is of no use to the backward pass
-        out = {block: [torch.empty_like(gradient) for gradient in gradients[block]] for block in gradients}
-
-        def solve(block: Block) -> None:
-            solved = self._direction(block, gradients[block], columns.get(block))
-            for memory, direction in zip(out[block], solved, strict=True):
-                memory.copy_(direction)
-
         with full_precision():
-            share_out(solve, by_cost, self._device)
-        return list(out.values())
+            solved = share_out(lambda b: self._direction(b, gradients[b], columns.get(b)), by_cost, self._device)
+        of_block = dict(zip(by_cost, solved, strict=True))
+        return [of_block[block] for block in gradients]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of each block by its name."""
@@ -122,7 +115,7 @@ class Curvature:
     def _direction(self, block: Block, gradients: Sequence[Tensor], columns: Columns | None) -> list[Tensor]:
         inverse = self.states[block].inverse
         if not inverse:
-            return list(gradients)
+            return [gradient.clone() for gradient in gradients]
         if isinstance(block, KroneckerBlock):
             return block.precondition(gradients, inverse, columns)
         return block.precondition(gradients, inverse)
