@@ -22,12 +22,25 @@ _inside = threading.local()
 
 
 def share_out(function: Callable[[Item], Result], items: Iterable[Item], device: torch.device) -> list[Result]:
-    """Return the function's results in order; on a CPU from as many threads as torch has, each with one for itself."""
+    """Return the function's results in order; on a CPU from as many threads as torch has, each with one for itself.
+
+    This thread takes its share: what other threads free, the backward pass cannot have again.
+    """
     threads = torch.get_num_threads()
     if device.type != "cpu" or threads == 1:
         return list(map(function, items))
-    with one_blas_thread(), ThreadPoolExecutor(threads, initializer=_settle) as pool:
-        return list(pool.map(function, items))
+    waiting = enumerate(list(items))
+
+    def work() -> dict[int, Result]:
+        with _one_torch_thread():
+            return {k: function(item) for k, item in waiting}
+
+    with one_blas_thread(), ThreadPoolExecutor(threads - 1) as pool:
+        others = [pool.submit(work) for _ in range(threads - 1)]
+        results = work()
+        for other in others:
+            results |= other.result()
+    return [results[k] for k in sorted(results)]
 
 
 @contextmanager
@@ -40,11 +53,15 @@ def one_blas_thread() -> Iterator[None]:
         yield
 
 
-def _settle() -> None:
-    """Keep torch to this thread of the pool, once it has chosen its own number."""
-    torch.get_num_threads()
-    _controller().limit(limits=1, user_api="openmp")
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    torch.get_num_threads()  # first, as a new thread's torch then chooses its number
     _inside.settled = True
+    try:
+        with _controller().limit(limits=1, user_api="openmp"):
+            yield
+    finally:
+        _inside.settled = False
 
 
 @cache
