@@ -169,8 +169,8 @@ class Parts:
         self.now.clear()
 
     def _share(self) -> float:
-        """Threads that share the work out count for one together."""
-        return 1.0 if threading.current_thread() is threading.main_thread() else 1 / self._threads
+        """Threads that share the work out, each one's torch keeping to it, count for one together."""
+        return torch.get_num_threads() / self._threads
 
     def _tick(self) -> Any:
         if not self._cuda:
