@@ -48,7 +48,7 @@ def test_cholesky_names_the_first_pivot_that_fails(pivot):
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("count", [0, 1, 5])
+@pytest.mark.parametrize("count", [0, 5, 40])
 def test_triangular_solves_undo_the_products(size, count):
     factor, rows, flops = torch.linalg.cholesky(positive_definite(size)), random(count, size), FlopCount()
     given = rows.clone()

@@ -20,6 +20,8 @@ from kinji.hmatrix.lapack import gemm, solve_triangular
 
 LEAST_SINE = 1e-3
 """Cholesky LQ loses orthogonality like eps / sine^2, where a row leans this much on those before it."""
+TRIANGLE = 32
+"""Largest triangle that is inverted, for as many rows: OpenBLAS solves with one at 16 % of its rate of products."""
 
 
 @dataclass
@@ -153,7 +155,21 @@ def _solve(factor: Tensor, rows: Tensor, flops: FlopCount, *, transpose: bool) -
 
 @njit(cache=True)
 def _solve_in_place(factor: np.ndarray, rows: np.ndarray, transpose: bool) -> None:
-    solve_triangular(False, True, transpose, False, factor, rows)
+    half = len(factor) // 2
+    if len(rows) < TRIANGLE:
+        solve_triangular(False, True, transpose, False, factor, rows)
+    elif len(factor) <= TRIANGLE:
+        inverse = np.eye(len(factor), dtype=factor.dtype)
+        solve_triangular(True, True, False, False, factor, inverse)
+        gemm(False, transpose, 1.0, rows.copy(), inverse, 0.0, rows)
+    elif transpose:
+        _solve_in_place(factor[:half, :half], rows[:, :half], transpose)
+        gemm(False, True, -1.0, rows[:, :half], factor[half:, :half], 1.0, rows[:, half:])
+        _solve_in_place(factor[half:, half:], rows[:, half:], transpose)
+    else:
+        _solve_in_place(factor[half:, half:], rows[:, half:], transpose)
+        gemm(False, False, -1.0, rows[:, half:], factor[half:, :half], 1.0, rows[:, :half])
+        _solve_in_place(factor[:half, :half], rows[:, :half], transpose)
 
 
 def orthonormal_rows(sample: Tensor, smallest: float, flops: FlopCount) -> Tensor | None:
