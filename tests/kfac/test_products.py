@@ -29,7 +29,7 @@ def test_every_layout_of_operands(n, k, m, fast, monkeypatch):
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("by_columns", [False, True])
-@pytest.mark.parametrize("shape", [(5, 9), (20, 7), (300, 2), (3, 6, 8)])
+@pytest.mark.parametrize("shape", [(1, 9), (5, 9), (20, 7), (300, 2), (3, 6, 8)])
 def test_gram_matrices_are_symmetric_to_the_bit(shape, by_columns, threads, monkeypatch):
     """By BLAS on one thread, in panels on several."""
     monkeypatch.setattr(products, "PANEL", 8)

@@ -111,7 +111,7 @@ def _multiply(side: str, transposed: str, scale: float, lower: Matrix, x_nm: Mat
 
 
 def _width(matrix: Matrix) -> int:
-    return matrix.strides[0] // matrix.itemsize
+    return max(matrix.strides[0] // matrix.itemsize, matrix.shape[1], 1)  # strides mean nothing where a size is 1
 
 
 def _call(name: str, like: Matrix, *arguments: Any) -> None:
