@@ -34,8 +34,8 @@ def test_gram_matrices_are_symmetric_to_the_bit(shape, by_columns, threads, monk
     """By BLAS on one thread, in panels on several."""
     monkeypatch.setattr(products, "PANEL", 8)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    x = torch.randn(*shape, dtype=torch.float64)
-    x = x.mT.contiguous().mT if by_columns else x
+    *groups, n, k = shape
+    x = torch.randn(*groups, k, n).double().mT if by_columns else torch.randn(*shape).double()
     sums = torch.full((*shape[:-1], shape[-2]), torch.nan, dtype=torch.float64)
     add_gram(x, sums, scale=0.5, fresh=True)
     torch.testing.assert_close(sums, 0.5 * x @ x.mT)
