@@ -155,21 +155,40 @@ def _solve(factor: Tensor, rows: Tensor, flops: FlopCount, *, transpose: bool) -
 
 @njit(cache=True)
 def _solve_in_place(factor: np.ndarray, rows: np.ndarray, transpose: bool) -> None:
-    half = len(factor) // 2
     if len(rows) < TRIANGLE:
         solve_triangular(False, True, transpose, False, factor, rows)
-    elif len(factor) <= TRIANGLE:
-        inverse = np.eye(len(factor), dtype=factor.dtype)
-        solve_triangular(True, True, False, False, factor, inverse)
-        gemm(False, transpose, 1.0, rows.copy(), inverse, 0.0, rows)
     elif transpose:
-        _solve_in_place(factor[:half, :half], rows[:, :half], transpose)
-        gemm(False, True, -1.0, rows[:, :half], factor[half:, :half], 1.0, rows[:, half:])
-        _solve_in_place(factor[half:, half:], rows[:, half:], transpose)
+        _solve_from_left(factor, rows)
     else:
-        _solve_in_place(factor[half:, half:], rows[:, half:], transpose)
-        gemm(False, False, -1.0, rows[:, half:], factor[half:, :half], 1.0, rows[:, :half])
-        _solve_in_place(factor[:half, :half], rows[:, :half], transpose)
+        _solve_from_right(factor, rows)
+
+
+@njit(cache=True)
+def _solve_from_left(factor: np.ndarray, rows: np.ndarray) -> None:
+    """Solve triangle by triangle; the last 1, 2, 4, ... that are done are taken off as many to come, in one product."""
+    n = len(factor)
+    for k in range(1, -(-n // TRIANGLE) + 1):
+        stop, some = min(k * TRIANGLE, n), (k & -k) * TRIANGLE
+        _times_inverse(factor, rows, k * TRIANGLE - TRIANGLE, stop, True)
+        done, coming = slice(k * TRIANGLE - some, stop), slice(stop, min(stop + some, n))
+        gemm(False, True, -1.0, rows[:, done], factor[coming, done], 1.0, rows[:, coming])
+
+
+@njit(cache=True)
+def _solve_from_right(factor: np.ndarray, rows: np.ndarray) -> None:
+    n = len(factor)
+    for k in range(1, -(-n // TRIANGLE) + 1):
+        start, some = max(n - k * TRIANGLE, 0), (k & -k) * TRIANGLE
+        _times_inverse(factor, rows, start, n - k * TRIANGLE + TRIANGLE, False)
+        done, coming = slice(start, n - k * TRIANGLE + some), slice(max(start - some, 0), start)
+        gemm(False, False, -1.0, rows[:, done], factor[done, coming], 1.0, rows[:, coming])
+
+
+@njit(cache=True)
+def _times_inverse(factor: np.ndarray, rows: np.ndarray, start: int, stop: int, transpose: bool) -> None:
+    here, inverse = rows[:, start:stop], np.eye(stop - start, dtype=factor.dtype)
+    solve_triangular(True, True, False, False, factor[start:stop, start:stop], inverse)
+    gemm(False, transpose, 1.0, here.copy(), inverse, 0.0, here)
 
 
 def orthonormal_rows(sample: Tensor, smallest: float, flops: FlopCount) -> Tensor | None:
