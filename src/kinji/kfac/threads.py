@@ -27,8 +27,11 @@ def share_out(function: Callable[[Item], Result], items: Iterable[Item], device:
     This thread takes its share: what other threads free, the backward pass cannot have again.
     """
     threads = torch.get_num_threads()
-    if device.type != "cpu" or threads == 1:
+    if device.type != "cpu":
         return list(map(function, items))
+    if threads == 1:  # as of a rank beside others: BLAS's threads would wait for cores that those have
+        with one_blas_thread():
+            return list(map(function, items))
     waiting = enumerate(list(items))
 
     def work() -> dict[int, Result]:
