@@ -8,7 +8,7 @@ from kinji.errors import KinjiError
 from kinji.experiments import h2_scaling
 from kinji.experiments.cases import H2ScalingCase
 from kinji.experiments.context import Context, Progress
-from kinji.experiments.h2_scaling import structure
+from kinji.experiments.h2_scaling import structure, sweeps
 from kinji.experiments.h2_scaling.solvers import compress_h2
 from kinji.hmatrix.cluster_tree import build_tree
 from kinji.hmatrix.h2_ulv import factorize
@@ -124,6 +124,20 @@ def test_a_variant_that_breaks_down_does_not_end_the_case(monkeypatch):
         "h2_ulv_decoupled_sequential",
         "h2_ulv_cg",
     }
+
+
+def test_a_point_of_a_sweep_that_breaks_down_does_not_end_it(monkeypatch):
+    def broken(case, problem, kernel, rank, fill_ins, *, theta):
+        if theta == 0:
+            raise LinAlgError("root, box 0: the diagonal block is not positive definite")
+        return compress_h2(case, problem, kernel, rank, fill_ins, theta=theta)
+
+    monkeypatch.setattr(sweeps, "compress_h2", broken)
+    small = H2ScalingCase(n=512, diagonal="natural", leaf=64, rank=32, samples=200, tile=0, sweep_thetas=(0.0, 2.0))
+    problem = h2_scaling.build_problem(small, "cpu")
+    failed, done = sweeps.sweep_admissibility(small, Context("cpu", 1, Progress("test")), problem)
+    assert failed["quantity"] == "failure" and failed["swept_theta"] == 0 and "positive definite" in failed["message"]
+    assert done["swept_theta"] == 2 and 0 < done["relative_error"] < 1
 
 
 def test_every_result_says_how_hard_the_problem_is(table):

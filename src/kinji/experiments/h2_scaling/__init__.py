@@ -71,14 +71,15 @@ WARM_UP_POINTS = 1024
 def measure(case: H2ScalingCase, context: Context) -> Iterator[Row]:
     """Run the solvers in turn, ``repetitions`` times, then what else the case asks for.
 
-    A variant of H2-ULV that meets a block that is not positive definite is a "failure", and the others go on.
+    A variant of H2-ULV, or a point of a sweep, that meets a block that is not positive definite is a "failure", and
+    the others go on.
 
     Raises
     ------
     KinjiError
         If workers are asked for on a GPU.
     numpy.linalg.LinAlgError
-        If that happens to the tiles, to the library's solver or in a sweep.
+        If that happens to the tiles or to the library's solver.
     """
     if case.workers and context.device != "cpu":
         raise KinjiError(f"workers = {case.workers} are cores of a CPU: leave them out with --device {context.device}.")

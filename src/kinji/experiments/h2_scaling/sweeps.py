@@ -1,14 +1,21 @@
-"""What the error of H2-ULV depends on, one thing changed at a time, and the ranks that an accuracy takes."""
+"""What the error of H2-ULV depends on, one thing changed at a time, and the ranks that an accuracy takes.
+
+Where a block is not positive definite, a point of a sweep is a "failure", and the others go on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from numpy.linalg import LinAlgError
 
 from kinji.experiments.cases import H2ScalingCase
 from kinji.experiments.context import Context
 from kinji.experiments.h2_scaling.problem import Problem, Row, build_problem, error_of
 from kinji.experiments.h2_scaling.solvers import DECOUPLED, compress_h2, describe_h2, run_accurately
 from kinji.hmatrix.basis import FillIns
+from kinji.hmatrix.h2_matrix import H2Matrix
 from kinji.hmatrix.h2_ulv import Lift, factorize
 from kinji.hmatrix.substitution import solve
 
@@ -23,40 +30,41 @@ def ablate_fill_ins(case: H2ScalingCase, context: Context, problem: Problem) -> 
         for fill_ins in FILL_INS:
             matrix = compress_h2(case, problem, problem.kernel(), rank, fill_ins)
             for lift in LIFTS:
-                error = error_of(problem, solve(factorize(matrix, lift=lift), problem.b))
                 about: Row = {"basis_rank": rank, "fill_ins": fill_ins, "lift": lift}
-                yield {"quantity": "fill_ins", "method": "h2_ulv", **about, "relative_error": error}
+                yield _point("fill_ins", "h2_ulv", about, partial(_error, matrix, lift, problem))
+
+
+def _error(matrix: H2Matrix, lift: Lift, problem: Problem) -> Row:
+    return {"relative_error": error_of(problem, solve(factorize(matrix, lift=lift), problem.b))}
 
 
 def sweep_admissibility(case: H2ScalingCase, context: Context, problem: Problem) -> Iterator[Row]:
     """Yield the error, operations and bytes for every admissibility constant."""
     fill_ins, lift = DECOUPLED
+
+    def point(theta: float) -> Row:
+        factor = factorize(compress_h2(case, problem, problem.kernel(), case.rank, fill_ins, theta=theta), lift=lift)
+        error = error_of(problem, solve(factor, problem.b))
+        return {"relative_error": error, "factor_flops": factor.flops, "factor_bytes": factor.nbytes}
+
     for theta in context.progress.track(case.sweep_thetas, "admissibility"):
-        matrix = compress_h2(case, problem, problem.kernel(), case.rank, fill_ins, theta=theta)
-        factor = factorize(matrix, lift=lift)
-        yield {
-            "quantity": "admissibility",
-            "method": "h2_ulv_decoupled",
-            "swept_theta": theta,
-            "relative_error": error_of(problem, solve(factor, problem.b)),
-            "factor_flops": factor.flops,
-            "factor_bytes": factor.nbytes,
-        }
+        yield _point("admissibility", "h2_ulv_decoupled", {"swept_theta": theta}, partial(point, theta))
 
 
 def sweep_diagonal(case: H2ScalingCase, context: Context) -> Iterator[Row]:
     """Yield the error for every multiple of the natural diagonal, and that of dividing by the diagonal."""
     fill_ins, lift = DECOUPLED
-    for multiple in context.progress.track(case.sweep_diagonals, "diagonals"):
+
+    def point(multiple: float) -> Row:
         problem = build_problem(case, context.device, times_natural=multiple)
         factor = factorize(compress_h2(case, problem, problem.kernel(), case.rank, fill_ins), lift=lift)
-        yield {
-            "quantity": "diagonal",
-            "method": "h2_ulv_decoupled",
-            "times_natural": multiple,
+        return {
             "relative_error": error_of(problem, solve(factor, problem.b)),
             "diagonal_solve_relative_error": error_of(problem, problem.b / problem.diagonal),
         }
+
+    for multiple in context.progress.track(case.sweep_diagonals, "diagonals"):
+        yield _point("diagonal", "h2_ulv_decoupled", {"times_natural": multiple}, partial(point, multiple))
 
 
 def measure_ranks(case: H2ScalingCase, context: Context, problem: Problem) -> Iterator[Row]:
@@ -72,12 +80,14 @@ def measure_ranks(case: H2ScalingCase, context: Context, problem: Problem) -> It
 def factorize_to_tolerance(case: H2ScalingCase, context: Context, problem: Problem) -> Iterator[Row]:
     """Yield ranks, work and error with the rank of each level chosen by a tolerance of its bases and their fill-ins."""
     fill_ins, lift = DECOUPLED
-    for tolerance in context.progress.track(case.rank_tolerances, "factors at a tolerance"):
+
+    def point(tolerance: float) -> Row:
         matrix = compress_h2(case, problem, problem.kernel(), LARGEST_RANK, fill_ins, tolerance=tolerance)
         factor = factorize(matrix, lift=lift)
-        error = error_of(problem, solve(factor, problem.b))
-        about: Row = {"quantity": "tolerance", "method": "h2_ulv_tolerance", "rank_tolerance": tolerance}
-        yield about | describe_h2(factor) | {"relative_error": error}
+        return {**describe_h2(factor), "relative_error": error_of(problem, solve(factor, problem.b))}
+
+    for tolerance in context.progress.track(case.rank_tolerances, "factors at a tolerance"):
+        yield _point("tolerance", "h2_ulv_tolerance", {"rank_tolerance": tolerance}, partial(point, tolerance))
 
 
 def compare_precisions(case: H2ScalingCase, problem: Problem, residual: float) -> Iterator[Row]:
@@ -90,3 +100,11 @@ def compare_precisions(case: H2ScalingCase, problem: Problem, residual: float) -
             "iterations": outcome.about["iterations"],
             "converged": outcome.about["converged"],
         }
+
+
+def _point(quantity: str, method: str, about: Row, work: Callable[[], Row]) -> Row:
+    """Return what ``work`` does at a point of a sweep, or that it failed there."""
+    try:
+        return {"quantity": quantity, "method": method, **about, **work()}
+    except LinAlgError as error:
+        return {"quantity": "failure", "method": method, **about, "message": str(error)}
