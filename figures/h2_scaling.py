@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from kinji.records import Estimate, growth_exponent
-from kinji.records.metrics.h2_scaling import ablation, settled_sizes
+from kinji.records.metrics.h2_scaling import ablation, on_sphere, settled_sizes
 
 METHODS = {"blr": ("block low-rank (LORAPO)", "s", "--"), "h2_ulv": ("H²-ULV, fixed rank", "o", "-")}
 WAYS = METHODS | {
@@ -43,11 +43,15 @@ PUBLISHED_NODES = 64
 
 def draw(table: pd.DataFrame, reference: dict[str, pd.DataFrame]) -> Figure:
     """Return growth; errors on both diagonals and by fill-ins; ranks, times, workers; sweeps; blocks of the formats."""
+    table = on_sphere(table)
     rows = ["time operations memory", "dominant natural fill_ins", "ranks whole workers"]
     wide = [[name for name in row.split() for _ in range(4)] for row in rows]
     sweeps = ["theta", "diagonals", "iterations", "graph"]
-    narrow = [[name for name in row for _ in range(3)] for row in (sweeps, FORMATS)]
-    figure, panels = plt.subplot_mosaic(wide + narrow, figsize=(9.6, 13), height_ratios=[1, 1, 1, 0.85, 0.85])
+    blocks = table[table["quantity"] == "block"]
+    last = [sweeps] if blocks.empty else [sweeps, FORMATS]
+    narrow = [[name for name in row for _ in range(3)] for row in last]
+    heights = [1, 1, 1] + [0.85] * len(last)
+    figure, panels = plt.subplot_mosaic(wide + narrow, figsize=(9.6, 2.8 * sum(heights)), height_ratios=heights)
     results = table[table["quantity"] == "result"]
     times = table[table["quantity"] == "time"]
     _draw_growth(panels["time"], times, "factor_seconds", settled_sizes(table))
@@ -68,7 +72,8 @@ def draw(table: pd.DataFrame, reference: dict[str, pd.DataFrame]) -> Figure:
         _draw_if_any(panels[name], table[table["quantity"] == quantity], draw_panel)
     for name in ("time", "operations", "memory", "dominant", "natural", "ranks", "whole"):
         _mark_sizes(panels[name], sorted(table["n"].unique()))
-    _draw_formats({title: panels[title] for title in FORMATS}, table[table["quantity"] == "block"])
+    if not blocks.empty:
+        _draw_formats({title: panels[title] for title in FORMATS}, blocks)
     return figure
 
 
@@ -81,7 +86,7 @@ def _draw_if_any(axes: Axes, rows: pd.DataFrame, draw_panel: Callable[[Axes, pd.
 
 def _mark_sizes(axes: Axes, sizes: list[int]) -> None:
     axes.minorticks_off()
-    axes.set_xticks(sizes, [f"{n:,}" for n in sizes])
+    axes.set_xticks(sizes, [f"{n:,}" if k % (1 + len(sizes) // 5) == 0 else "" for k, n in enumerate(sizes)])
     axes.set_xlabel("N")
 
 
@@ -237,10 +242,6 @@ def _draw_formats(panels: dict[str, Axes], blocks: pd.DataFrame) -> None:
     for title, axes in panels.items():
         axes.set(title=title, xlim=(0, 1), ylim=(1, 0), aspect="equal", xticks=[], yticks=[])
         axes.spines[["left", "bottom"]].set_visible(False)
-    if blocks.empty:
-        for axes in panels.values():
-            axes.set_axis_off()
-        return
     blocks = blocks[blocks["n"] == blocks["n"].min()]
     compressed = blocks.loc[blocks["block_rank"] > 0, "block_rank"]
     colours = ScalarMappable(LogNorm(compressed.min(), compressed.max()), "viridis_r")

@@ -215,12 +215,19 @@ def ablation(table: pd.DataFrame, lift: str) -> pd.DataFrame:
     return rows.pivot_table(index="basis_rank", columns="fill_ins", values="relative_error")
 
 
+def on_sphere(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of points on a sphere: other surfaces at one N are no part of a growth with N."""
+    return table[table["geometry"] == "sphere"] if "geometry" in table else table
+
+
 def _results(table: pd.DataFrame, method: str) -> pd.DataFrame:
-    return table[(table["quantity"] == "result") & (table["method"] == method)]
+    rows = on_sphere(table)
+    return rows[(rows["quantity"] == "result") & (rows["method"] == method)]
 
 
 def _times(table: pd.DataFrame, method: str) -> pd.DataFrame:
-    return table[(table["quantity"] == "time") & (table["method"] == method)]
+    rows = on_sphere(table)
+    return rows[(rows["quantity"] == "time") & (rows["method"] == method)]
 
 
 def _errors(table: pd.DataFrame) -> pd.DataFrame:
