@@ -5,7 +5,8 @@
 
 A K-FAC step is timed in three kinds: "P" reuses statistics and inverses and only preconditions, "F" forms statistics
 too, "FI" inverts as well. "1/1" is FI in every step; "10/100" forms statistics in every tenth and inverts in every
-hundredth step, its mean made of the three kinds; "adaptive" is the mean of its first steps, on a new random batch each.
+hundredth step, its mean made of the three kinds; "adaptive" is the mean of steps on a new random batch each, after
+those in which memory for the last two statistics is taken.
 Sides take turns, and the minimum of the repetitions counts. Peers run with their own defaults, but the inverse in place
 of the eigenvalue form, and the empirical Fisher. Peak memory is that of a process for each side alone.
 
@@ -30,6 +31,9 @@ from pathlib import Path
 
 import torch
 from kfac_sides import AdaptiveSide, OurSide, Step, Task, our_step, peers, set_up, sgd
+
+ADAPTIVE_START = 3
+"""Steps until an adaptive optimizer holds the average and the last two of each statistic."""
 
 
 def measure(task: Task, steps: dict[str, Step], repetitions: int) -> dict[str, list[float]]:
@@ -93,6 +97,9 @@ def main() -> None:
     steps |= {name: make(task) for name, make in peers().items()}
     seconds = measure(task, steps, options.repetitions)
     adaptive = AdaptiveSide(task)
+    for _ in range(ADAPTIVE_START):
+        adaptive.next_step()
+    adaptive.operations = 0
     seconds["kinji, adaptive"] = [adaptive.next_step() for _ in range(options.adaptive_steps)]
     report(task, seconds, ours, adaptive)
     print("peak memory, MB: " + ", ".join(f"{name} {size / 1e6:.0f}" for name, size in memory.items()))

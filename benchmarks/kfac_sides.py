@@ -8,7 +8,6 @@ import importlib.util
 import math
 import resource
 import sys
-import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator

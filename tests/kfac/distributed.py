@@ -121,18 +121,11 @@ def step_with_a_layer_that_has_no_inverse(communicator: Communicator) -> bool:
 
 
 def inputs_travel_during_the_backward_pass(communicator: Communicator) -> list[bool]:
-    """Whether the statistics of inputs are under way when the first layer's gradient arrives, in each micro-batch."""
+    """Whether the statistics of inputs are under way when the first layer's gradient is formed, in each micro-batch."""
     model = network()
     optimizer = KFAC(model, lr=0.1, communicator=communicator, accumulation_steps=2)
     seen: list[bool] = []
-    accumulate = optimizer.accumulate
-
-    def note(statistic: Any, *arguments: Any) -> None:
-        accumulate(statistic, *arguments)
-        if statistic == (optimizer.blocks[0], 1):
-            seen.append(optimizer._gathering.under_way)
-
-    optimizer.accumulate = note  # type: ignore[method-assign]
+    model[0].weight.register_hook(lambda _: seen.append(optimizer._gathering.under_way))
     for _ in range(2):
         x = torch.randn(6, 1, 6, 6, dtype=torch.float64)
         (functional.cross_entropy(model(x), torch.arange(6) % 3) / 2).backward()

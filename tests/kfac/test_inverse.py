@@ -16,6 +16,8 @@ from kinji.kfac.inverse import (
     unit_wise_inverse,
 )
 
+from .triangles import lower_alone
+
 
 def identity(n: int) -> torch.Tensor:
     return torch.eye(n, dtype=torch.float64)
@@ -28,8 +30,9 @@ def gram(n: int, samples: int, seed: int, groups: tuple[int, ...] = ()) -> torch
 
 def prepared(factor: torch.Tensor, shift: torch.Tensor, name: str = "") -> torch.Tensor:
     out = torch.full_like(factor, torch.nan)
-    if not prepare(factor, shift, out):
-        mend(factor, shift, name, out)
+    kept = lower_alone(factor)
+    if not prepare(kept, shift, out):
+        mend(kept, shift, name, out)
     return out
 
 
@@ -69,7 +72,8 @@ def test_preconditioning_is_the_inverse_of_the_damped_kronecker_product(groups):
 
 def test_eigenvalue_form_is_the_inverse_of_the_kronecker_product_damped_as_a_whole():
     a, g, gradient = gram(6, 4, 2), gram(5, 3, 3), torch.randn(5, 6, dtype=torch.float64)
-    ours = precondition_eigen(gradient, eigen_form(a, ""), eigen_form(g, ""), torch.tensor(1e-3, dtype=torch.float64))
+    damping = torch.tensor(1e-3, dtype=torch.float64)
+    ours = precondition_eigen(gradient, eigen_form(lower_alone(a), ""), eigen_form(lower_alone(g), ""), damping)
     dense = torch.kron(g, a) + 1e-3 * identity(30)
     reference = torch.linalg.solve(dense, gradient.flatten()).view(5, 6)
     torch.testing.assert_close(ours, reference, rtol=1e-9, atol=1e-10)
@@ -80,10 +84,8 @@ def test_eigenvalue_form_is_the_inverse_of_the_kronecker_product_damped_as_a_who
 def test_factors_in_blocks_solve_like_dense_ones(small_blocks, n, groups):
     factor, shift = gram(n, n, n, groups), torch.full(groups, 0.1, dtype=torch.float64)
     right = torch.randn(*groups, n, 3, dtype=torch.float64)
-    before = factor.clone()
     ours = solve(prepared(factor, shift), right)
     torch.testing.assert_close(ours, torch.linalg.solve(factor + 0.1 * identity(n), right), rtol=1e-10, atol=1e-12)
-    assert torch.equal(before, factor)
 
 
 @pytest.mark.parametrize("n", [3, 700])

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kinji.kfac import KFAC
+from kinji.kfac import KFAC, recorder
+
+from .triangles import lower_alone
 
 LAYERS = {
     "linear": (lambda: nn.Linear(6, 4), (5, 6)),
@@ -114,7 +116,8 @@ def train(model: nn.Module, optimizer: KFAC, seeds: range) -> list[Tensor]:
 
 
 def statistics(optimizer: KFAC) -> list[Tensor]:
-    return [tensor for state in optimizer.curvature.states.values() for tensor in state.statistics]
+    states = optimizer.curvature.states.items()
+    return [s.tril() if block.symmetric[k] else s for block, state in states for k, s in enumerate(state.statistics)]
 
 
 def test_momentum_is_the_previous_change_of_the_weights():
@@ -314,6 +317,7 @@ def test_non_finite_statistic_is_not_taken_and_raises_the_damping_of_its_layer()
     before = [tensor.clone() for tensor in optimizer.curvature.states[block].statistics]
     optimizer.zero_grad()
     functional.cross_entropy(model(batch(2)[0]), batch(2)[1]).backward()
+    optimizer._recorder.deliver()
     optimizer._gathering.sums[block, 0][1, 1] = torch.nan
     with pytest.warns(UserWarning, match="4: a statistic is not finite"):
         optimizer.step()
@@ -328,6 +332,7 @@ def test_first_statistic_that_is_not_finite_leaves_its_layer_to_the_first_order_
     optimizer = KFAC(model, lr=0.05, momentum=0.0)
     functional.cross_entropy(model(batch(2)[0]), batch(2)[1]).backward()
     expected = model[4].weight.detach() - 0.05 * model[4].weight.grad
+    optimizer._recorder.deliver()
     optimizer._gathering.sums[optimizer.blocks[2], 1][0, 0] = torch.inf
     with pytest.warns(UserWarning, match="not finite"):
         optimizer.step()
@@ -469,6 +474,61 @@ def test_the_lines_of_the_readme_train():
     assert functional.cross_entropy(model(x), target) < 0.5 * functional.cross_entropy(reference(x), target)
 
 
+def residual() -> nn.Module:
+    """Layers that share gradients, into which autograd adds in place where nobody else holds them."""
+
+    class Residual(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self:
+                x = x + layer(x)
+            return x
+
+    torch.manual_seed(8)
+    trunk = [nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.BatchNorm2d(1)) for _ in range(5)]
+    return nn.Sequential(Residual(*trunk), nn.Flatten(), nn.Linear(36, 3)).double()
+
+
+@pytest.mark.parametrize("build", [network, residual])
+@pytest.mark.parametrize("options", [{}, {"accumulation_steps": 3}, {"fisher": "exact"}], ids=str)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_gradients_that_are_held_make_the_statistics_of_those_taken_at_once(build, options, threads, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    trained = []
+    for held in (-1, 2000, recorder.HELD):
+        monkeypatch.setattr(recorder, "HELD", held)
+        model = build()
+        optimizer = KFAC(model, lr=0.05, **options)
+        for step in range(3):
+            optimizer.zero_grad()
+            for part in range(optimizer.accumulation_steps):
+                x, target = batch(10 * step + part)
+                output = model(x)
+                optimizer.form_statistics(output)
+                (functional.cross_entropy(output, target) / optimizer.accumulation_steps).backward()
+            optimizer.step()
+        trained.append([*model.parameters(), *statistics(optimizer)])
+    assert all(map(torch.equal, trained[0], trained[1])) and all(map(torch.equal, trained[0], trained[2]))
+
+
+def test_what_stands_above_the_diagonals_is_neither_read_nor_saved():
+    model, other = network(), network()
+    model[1].eval(), other[1].eval()
+    options = {"lr": 0.05, "statistics_interval": "adaptive", "similarity": 0.5, "normalization": "full"}
+    optimizer, plain = KFAC(model, **options), KFAC(other, **options)
+    for step in range(5):
+        for state in optimizer.curvature.states.values():
+            kept = [*zip(state.statistics, state.symmetric, strict=True)]
+            kept += [(tensor, state.symmetric[k]) for k, of_k in enumerate(state.before) for tensor in of_k]
+            for tensor, symmetric in kept:
+                if symmetric and tensor is not None:
+                    tensor.copy_(lower_alone(tensor))
+        weights = train(model, optimizer, range(step, step + 1))
+        assert all(map(torch.equal, weights, train(other, plain, range(step, step + 1))))
+    for saved in optimizer.state_dict()["kfac"]["blocks"].values():
+        tensors = [*saved["statistics"], *(tensor for of_k in saved["before"] for tensor in of_k)]
+        assert all(tensor.isfinite().all() for tensor in tensors)
+
+
 def test_nothing_is_formed_without_gradients():
     model = network()
     optimizer = KFAC(model, lr=0.1)
@@ -520,6 +580,7 @@ def test_a_block_holds_its_factors_and_their_inverses_and_no_third_copy(options)
         assert not optimizer._gathering.sums and not optimizer.curvature._spare
     optimizer.zero_grad()
     functional.cross_entropy(model(batch(3)[0]), batch(3)[1]).backward()
+    optimizer._recorder.deliver()
     assert not any(state.inverse for state in optimizer.curvature.states.values())
     assert not optimizer.curvature._spare
 

@@ -1,12 +1,16 @@
 """Intervals on constant, drifting and white-noise streams are those of the paper's rule."""
 
+import pytest
 import torch
 
+from kinji.kfac import triangle
 from kinji.kfac.staleness import Clock, next_intervals
+
+from .triangles import lower_alone, whole
 
 
 def next_interval(clock, fresh, before, alpha):
-    return next_intervals([clock], [fresh], [before], alpha)[0]
+    return next_intervals([clock], [fresh], [before], [False], alpha)[0]
 
 
 def intervals(stream, steps, alpha=0.1):
@@ -44,6 +48,17 @@ def test_a_jump_halves_the_interval():
     assert next_interval(clock, one, [one, other], 0.1) == 9
     assert next_interval(clock, one, [one, one], 0.1) == 14
     assert next_interval(Clock(interval=1), one, [other, one], 0.1) == 1
+
+
+@pytest.mark.parametrize("groups", [(), (3,)])
+@pytest.mark.parametrize("n", [1, 2, 4, 9])
+def test_of_symmetric_matrices_the_norm_of_the_whole_is_taken_from_the_triangle(n, groups, monkeypatch):
+    monkeypatch.setattr(triangle, "PANEL", 4)
+    matrix, older = (whole(torch.randn(*groups, n, n, dtype=torch.float64)) for _ in range(2))
+    ratio = ((matrix - older).norm() / older.norm()).item()
+    for alpha, expected in ((ratio * (1 + 1e-9), 3), (ratio * (1 - 1e-9), 1)):
+        kept = [[lower_alone(older)]], [True]
+        assert next_intervals([Clock(interval=3)], [lower_alone(matrix)], *kept, alpha) == [expected]
 
 
 def test_similarity_is_relative_to_the_older_statistic():

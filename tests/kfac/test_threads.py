@@ -22,6 +22,19 @@ def test_each_of_torchs_threads_has_one_of_blas_for_itself_and_results_are_in_or
     assert all(set(inside) == {1} for _, inside in seen)
 
 
+def test_torch_goes_on_with_all_its_threads():
+    """Those that OpenMP kept for them have been ended."""
+    threads, x = torch.get_num_threads(), torch.arange(2.0**20, dtype=torch.float64)
+    torch.set_num_threads(2)
+    try:
+        for _ in range(3):
+            assert x.sqrt().square().sum() == pytest.approx(2**19 * (2**20 - 1))
+            assert share_out(lambda k: k + torch.get_num_threads(), range(3), x.device) == [1, 2, 3]
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_what_fails_in_a_thread_fails_here(threads, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)

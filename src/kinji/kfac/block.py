@@ -82,6 +82,11 @@ class Batch:
         self._gradient = gradient
 
     @property
+    def nbytes(self) -> int:
+        """Of the memory that is kept."""
+        return self.input.nbytes + self.gradient.nbytes
+
+    @property
     def gradient(self) -> Tensor:
         """The gradient; asked for only by statistics that are not of inputs alone."""
         assert self._gradient is not None

@@ -29,7 +29,7 @@ def prepare(factor: Tensor, shift: Tensor, out: Tensor) -> Tensor:
     Parameters
     ----------
     factor : (..., n, n)
-        Symmetric positive semi-definite.
+        Symmetric positive semi-definite; the lower triangle is read.
     shift : (...)
         Its damping.
     out : (..., n, n)
@@ -60,9 +60,9 @@ def mend(factor: Tensor, shift: Tensor, name: str, out: Tensor) -> None:
         The factor stays indefinite, or is not finite.
     """
     least = torch.finfo(factor.dtype).eps * factor.diagonal(dim1=-2, dim2=-1).abs().mean(-1)
-    for attempt in range(ATTEMPTS if factor.isfinite().all() else 0):
+    for attempt in range(ATTEMPTS if factor.tril().isfinite().all() else 0):
         double = _damp(factor.to(torch.float64, copy=True), shift)
-        if _in_place(double) and out.copy_(double).isfinite().all():
+        if _in_place(double) and out.copy_(double).tril().isfinite().all():
             if attempt:
                 warnings.warn(f"{name} is indefinite; its damping was raised to {shift.max().item():.3g}", stacklevel=2)
             return
@@ -75,7 +75,8 @@ def solve(prepared: Tensor, right_nr: Tensor) -> Tensor:
     if prepared.is_cuda or is_inverted(prepared):
         return times_transposed(prepared, right_nr.mT)
     solution_nr = right_nr.clone(memory_format=torch.contiguous_format)
-    substitute(prepared, solution_nr, lambda x, y: times_transposed(x, y.mT))
+    for one, of_one in zip(_matrices(prepared), _matrices(solution_nr), strict=True):
+        substitute(one, of_one)
     return solution_nr
 
 
@@ -109,5 +110,6 @@ def _inverts(factor: Tensor, shift: Tensor, inverse: Tensor) -> Tensor:
     """Whether the damped factor times what the inverse makes of a vector gives the vector back."""
     probe_n1 = torch.arange(factor.shape[-1], dtype=factor.dtype, device=factor.device).cos()[:, None]
     solution_n1 = solve(inverse, probe_n1.expand(*factor.shape[:-1], 1))
-    residual_n1 = factor @ solution_n1 + shift[..., None, None] * solution_n1 - probe_n1
+    product_n1 = factor.tril() @ solution_n1 + factor.tril(-1).mT @ solution_n1
+    residual_n1 = product_n1 + shift[..., None, None] * solution_n1 - probe_n1
     return (residual_n1.norm(dim=(-2, -1)) <= RESIDUAL * probe_n1.norm()).all()

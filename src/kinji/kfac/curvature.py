@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -37,7 +36,7 @@ class Curvature:
 
     def __init__(self, blocks: Sequence[Block], device: torch.device) -> None:
         self._device = device
-        self.states = {block: BlockState(statistics=[None] * len(block.symmetric)) for block in blocks}
+        self.states = {block: BlockState(symmetric=block.symmetric) for block in blocks}
         self._spare: dict[Statistic, Tensor] = {}
 
     def memory(self, statistic: Statistic, renewing: bool) -> Tensor:
@@ -68,17 +67,16 @@ class Curvature:
     def choose_intervals(
         self, fresh: Mapping[Statistic, Tensor], clocks: Mapping[Statistic, Clock], similarity: float
     ) -> dict[Statistic, int]:
-        """Choose when statistics are due again by how they compare with those before, and remember them."""
-        before = [self.states[block].before_of(k) for block, k in fresh]
-        chosen = next_intervals([clocks[s] for s in fresh], list(fresh.values()), before, similarity)
-        for (block, k), tensor in fresh.items():
-            self.states[block].remember(k, tensor)
+        """Choose when statistics are due again by how they compare with those before."""
+        before = [self.states[block].before[k] for block, k in fresh]
+        symmetric = [block.symmetric[k] for block, k in fresh]
+        chosen = next_intervals([clocks[s] for s in fresh], list(fresh.values()), before, symmetric, similarity)
         return dict(zip(fresh, chosen, strict=True))
 
-    def take(self, fresh: Mapping[Statistic, Tensor], decay: Callable[[Block], float]) -> None:
-        """Average new statistics, whose memory is taken, into those over steps."""
+    def take(self, fresh: Mapping[Statistic, Tensor], decay: Callable[[Block], float], *, remember: bool) -> None:
+        """Average new statistics, whose memory is taken, into those over steps; ``remember`` to compare the next."""
         for (block, k), tensor in fresh.items():
-            spare = self.states[block].take(k, tensor, decay(block))
+            spare = self.states[block].take(k, tensor, decay(block), remember=remember)
             if spare is not None:
                 self._spare[block, k] = spare
 
@@ -103,14 +101,14 @@ class Curvature:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of each block by its name."""
-        return {block.name: portable(asdict(state)) for block, state in self.states.items()}
+        return {block.name: portable(state.saved()) for block, state in self.states.items()}
 
     def load_state_dict(self, saved: Mapping[str, Any], device: torch.device) -> None:
         """Load what `state_dict` returned; ValueError if it is of other blocks."""
         if set(saved) != {block.name for block in self.states}:
             raise ValueError("the state is of other layers: it was saved by another rank, or of another model")
         for block in self.states:
-            self.states[block] = BlockState(**on_device(saved[block.name], device))
+            self.states[block] = BlockState(symmetric=block.symmetric, **on_device(saved[block.name], device))
 
     def _direction(self, block: Block, gradients: Sequence[Tensor], columns: Columns | None) -> list[Tensor]:
         inverse = self.states[block].inverse

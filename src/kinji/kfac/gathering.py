@@ -13,6 +13,7 @@ from kinji.kfac.columns import Columns
 from kinji.kfac.communicator import Exchange, Parcel
 from kinji.kfac.overlap import SideStream
 from kinji.kfac.packing import unpack
+from kinji.kfac.triangle import panels
 
 Statistic = tuple[Block, int]
 """A block and the number of one of its statistics."""
@@ -154,4 +155,5 @@ class Gathering:
         of_loss = self._of_loss and not block.of_inputs[k]
         factor = self.passes / scale**2 if of_loss else 1 / self.passes
         if factor != 1:
-            self.sums[statistic].mul_(factor)
+            for part in panels(self.sums[statistic], block.symmetric[k]):
+                part.mul_(factor)

@@ -40,12 +40,14 @@ def damping_shifts(a_ii: Tensor, g_oo: Tensor, damping: float) -> tuple[Tensor, 
 def eigen_form(factor: Tensor, name: str) -> tuple[Tensor, Tensor]:
     """Return the eigenvectors (by columns) and the eigenvalues, not below zero, of a factor (..., n, n).
 
+    Its lower triangle is read.
+
     Raises
     ------
     torch.linalg.LinAlgError
         The factor is not finite, or its eigenvalues do not converge.
     """
-    if not factor.isfinite().all():
+    if not factor.tril().isfinite().all():
         raise torch.linalg.LinAlgError(f"{name} is not finite")
     try:
         values, vectors = torch.linalg.eigh(factor)

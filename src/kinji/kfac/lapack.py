@@ -27,19 +27,20 @@ TILE = 128
 
 
 def gram(x_nk: Matrix, out_nn: Matrix, scale: float, *, fresh: bool) -> None:
-    """Add ``scale x x^T`` to a symmetric matrix, or overwrite it if ``fresh``."""
-    by_rows = x_nk.strides[1] == x_nk.itemsize
-    width, transposed = (_width(x_nk), "T") if by_rows else (_width(x_nk.T), "N")
-    (n, k), before = x_nk.shape, 0.0 if fresh else 1.0
+    """Add ``scale x x^T`` to the lower triangle of a symmetric matrix, or overwrite that if ``fresh``."""
+    (n, k), (transposed, width) = x_nk.shape, _operand(x_nk)
+    before = 0.0 if fresh else 1.0
     _call("syrk", out_nn, "U", transposed, n, k, float(scale), x_nk, width, before, out_nn, _width(out_nn))
-    mirror(out_nn)
 
 
 def subtract_product(c_nm: Matrix, x_nk: Matrix, y_mk: Matrix) -> None:
-    """Replace ``c`` by ``c - x y^T``."""
+    """Replace ``c`` by ``c - x y^T``; factors may be stored by columns."""
     (n, m), k = c_nm.shape, x_nk.shape[1]
-    if k:
-        _call("gemm", c_nm, "T", "N", m, n, k, -1.0, y_mk, _width(y_mk), x_nk, _width(x_nk), 1.0, c_nm, _width(c_nm))
+    if not k:
+        return
+    (by_y, width_y), (by_x, width_x) = _operand(y_mk), _operand(x_nk)
+    turned = "N" if by_x == "T" else "T"
+    _call("gemm", c_nm, by_y, turned, m, n, k, -1.0, y_mk, width_y, x_nk, width_x, 1.0, c_nm, _width(c_nm))
 
 
 def cholesky(a_nn: Matrix) -> bool:
@@ -57,6 +58,16 @@ def times_triangle(x_kn: Matrix, lower_nn: Matrix) -> None:
 def times_transposed_triangle(x_kn: Matrix, lower_nn: Matrix) -> None:
     """Replace ``x`` by ``x L^T``, ``L`` a lower triangle."""
     _multiply("L", "T", 1.0, lower_nn, x_kn)
+
+
+def triangle_times(lower_nn: Matrix, x_nm: Matrix) -> None:
+    """Replace ``x`` by ``L x``, ``L`` a lower triangle."""
+    _multiply("R", "N", 1.0, lower_nn, x_nm)
+
+
+def transposed_triangle_times(lower_nn: Matrix, x_nm: Matrix) -> None:
+    """Replace ``x`` by ``L^T x``, ``L`` a lower triangle."""
+    _multiply("R", "T", 1.0, lower_nn, x_nm)
 
 
 def invert_triangle(lower_nn: Matrix) -> None:
@@ -83,10 +94,17 @@ def mirror(lower_nn: Matrix) -> None:
         stop = min(start + TILE, len(lower_nn))
         diagonal = lower_nn[start:stop, start:stop]
         diagonal[:] = np.tril(diagonal) + np.tril(diagonal, -1).T
-        transpose(lower_nn[stop:, start:stop], lower_nn[start:stop, stop:])
+        _transpose(lower_nn[stop:, start:stop], lower_nn[start:stop, stop:])
 
 
-def transpose(block_nm: Matrix, out_mn: Matrix) -> None:
+def times_symmetric(a_nn: Matrix, x_n: Matrix) -> Matrix:
+    """Return the product of a symmetric matrix, of which the lower triangle is read, with a vector."""
+    product_n = np.empty_like(x_n)
+    _call("symv", a_nn, "U", len(a_nn), 1.0, a_nn, _width(a_nn), x_n, 1, 0.0, product_n, 1)
+    return product_n
+
+
+def _transpose(block_nm: Matrix, out_mn: Matrix) -> None:
     """Copy by way of memory whose rows, unlike those of many matrices, are no multiple of a power of two apart."""
     n, m = block_nm.shape
     tile = np.empty((4 * TILE, TILE + 8), dtype=block_nm.dtype)
@@ -98,16 +116,15 @@ def transpose(block_nm: Matrix, out_mn: Matrix) -> None:
             out_mn[column : column + TILE, row : row + 4 * TILE] = copy.T
 
 
-def times_symmetric(a_nn: Matrix, x_n: Matrix) -> Matrix:
-    """Return the product of a symmetric matrix, of which the lower triangle is read, with a vector."""
-    product_n = np.empty_like(x_n)
-    _call("symv", a_nn, "U", len(a_nn), 1.0, a_nn, _width(a_nn), x_n, 1, 0.0, product_n, 1)
-    return product_n
-
-
 def _multiply(side: str, transposed: str, scale: float, lower: Matrix, x_nm: Matrix) -> None:
     n, m = x_nm.shape
     _call("trmm", x_nm, side, "U", transposed, "N", m, n, scale, lower, _width(lower), x_nm, _width(x_nm))
+
+
+def _operand(matrix: Matrix) -> tuple[str, int]:
+    """Return whether Fortran takes what is stored for the transpose, and the leading dimension."""
+    by_rows = matrix.strides[1] == matrix.itemsize
+    return ("T", _width(matrix)) if by_rows else ("N", _width(matrix.T))
 
 
 def _width(matrix: Matrix) -> int:

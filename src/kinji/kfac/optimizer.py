@@ -229,7 +229,7 @@ class KFAC(torch.optim.Optimizer):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the gradients, and the statistics formed beside them."""
         super().zero_grad(set_to_none)
-        self._gathering.abandon()
+        self._abandon()
 
     def form_statistics(self, output: Tensor) -> None:
         """Form the statistics of the ``sampled`` or ``exact`` Fisher matrix, between forward and backward pass.
@@ -245,8 +245,7 @@ class KFAC(torch.optim.Optimizer):
             batches = self._recorder.gradients(output, by_output)
             if number == 0:
                 self._begin(batches)
-            for block, batch in batches.items():
-                self._arrive(block, batch, further=number > 0)
+            self._arrive(batches, further=number > 0)
         self._recorder.forget()
 
     def accumulate(self, statistic: Statistic, batch: Batch, further: bool = False) -> None:
@@ -287,11 +286,12 @@ class KFAC(torch.optim.Optimizer):
         """Take the new statistics and invert the damped blocks of this rank."""
         due = [s for s in self._due() if s[0] in self.curvature.states]
         fresh = self.curvature.accept({s: self._gathering.sums[s] for s in due})
-        if self.statistics_interval == "adaptive":
+        adaptive = self.statistics_interval == "adaptive"
+        if adaptive:
             self._chosen = self.curvature.choose_intervals(fresh, self.clocks, self.similarity)
         for statistic in fresh:
             del self._gathering.sums[statistic]
-        self.curvature.take(fresh, lambda block: self._group(block)["statistics_decay"])
+        self.curvature.take(fresh, lambda block: self._group(block)["statistics_decay"], remember=adaptive)
         if self.steps % self.inverse_interval == 0:
             self.curvature.invert(lambda block: self._group(block)["damping"])
 
@@ -354,9 +354,10 @@ class KFAC(torch.optim.Optimizer):
         self.curvature.load_state_dict(saved["blocks"], self.exchange.device)
         self.steps = saved["steps"]
         self.clocks = {s: Clock(*clock) for s, clock in zip(self.clocks, saved["clocks"], strict=True)}
-        self._gathering.abandon()
+        self._abandon()
 
     def _take_step(self) -> None:
+        self._recorder.deliver()
         self._unscale_gradients()
         self.start_statistics()
         gradients = self.reduce_gradients()
@@ -413,13 +414,21 @@ class KFAC(torch.optim.Optimizer):
         if self.communicator.size > 1 and self._gathering.complete(of_inputs):
             self.start_statistics()
 
-    def _arrive(self, block: Block, batch: Batch, further: bool = False) -> None:
+    def _arrive(self, batches: Mapping[Block, Batch], further: bool = False) -> None:
         """Form the statistics that need a gradient."""
+        by_cost = sorted(batches, key=lambda block: -block.flops)
+        share_out(lambda block: self._form(block, batches[block], further), by_cost, self.exchange.device)
+
+    def _form(self, block: Block, batch: Batch, further: bool) -> None:
         for k, of_inputs in enumerate(block.of_inputs):
             if not of_inputs and self.clocks[block, k].due <= self.steps:
                 self.accumulate((block, k), batch, further)
         if self._goes_by_columns(block, batch.gradient):
             self._gathering.columns[block] = block.columns(batch)
+
+    def _abandon(self) -> None:
+        self._recorder.discard()
+        self._gathering.abandon()
 
     def _unscale_gradients(self) -> None:
         """Take the scale off the gradients if a scaler that has not done so itself says what it is."""

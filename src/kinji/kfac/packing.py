@@ -1,8 +1,9 @@
 """Lists of tensors as the flat vectors that travel between ranks.
 
-A symmetric matrix travels as its upper triangle, in rectangular full packed format (Gustavson et al. 2010): the
-triangle's last rows are folded under its first ones, so packing is two block copies and no gather. Memory is the
-caller's throughout, as new memory costs more than the copy into it.
+A symmetric matrix travels as its lower triangle, in rectangular full packed format (Gustavson et al. 2010): the
+triangle's first rows are folded over its last ones, so packing is two block copies and no gather. What the matrix holds
+above the diagonal is neither read nor restored. Memory is the caller's throughout, as new memory costs more than the
+copy into it.
 
 Dimension letters: n size of a matrix; ... matrices of one size.
 """
@@ -50,25 +51,22 @@ def _triangle(matrix: Tensor) -> int:
 
 
 def _pack_triangle(matrix: Tensor, packed: Tensor) -> None:
-    half = (matrix.shape[-1] + 1) // 2
-    first_rows, fold = _rectangle(packed, matrix)
-    first_rows.copy_(matrix[..., :half, :])
-    fold.triu_(1).add_(matrix[..., half:, half:].tril())
+    last_rows, fold = _rectangle(packed, matrix)
+    first = fold.shape[-1]
+    last_rows.copy_(matrix[..., first:, :])
+    fold.tril_(-1).add_(matrix[..., :first, :first].tril().mT)
 
 
 def _unpack_triangle(packed: Tensor, matrix: Tensor) -> None:
-    half = (matrix.shape[-1] + 1) // 2
-    first_rows, fold = _rectangle(packed, matrix)
-    matrix[..., :half, :] = first_rows.triu()
-    matrix[..., half:, half:] = fold.tril().mT
-    matrix[..., half:, :half] = matrix[..., :half, half:].mT
-    for corner in (matrix[..., :half, :half], matrix[..., half:, half:]):
-        corner.add_(corner.triu(1).mT)
+    last_rows, fold = _rectangle(packed, matrix)
+    first = fold.shape[-1]
+    matrix[..., :first, :first] = fold.mT
+    matrix[..., first:, :] = last_rows
 
 
 def _rectangle(packed: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """View the packed vector as the first ceil(n / 2) rows and the fold in their unused corner."""
+    """View the packed vector as the last ceil(n / 2) rows and the fold in their unused corner."""
     n = matrix.shape[-1]
-    half, even = (n + 1) // 2, 1 - n % 2
-    rectangle = packed.view(*matrix.shape[:-2], half, n + even)
-    return rectangle[..., even:], rectangle[..., 1 - even :, : n - half]
+    first, width = n // 2, n + 1 - n % 2
+    rectangle = packed.view(*matrix.shape[:-2], n - first, width)
+    return rectangle[..., :n], rectangle[..., :first, width - first :]

@@ -21,14 +21,11 @@ import torch
 from torch import Tensor
 
 from kinji.kfac import lapack
-from kinji.kfac.threads import one_blas_thread
 
 logger = logging.getLogger(__name__)
 
 SMALLEST = 96
 """Below this length of a side the call of oneDNN costs more than it gains."""
-PANEL = 512
-"""Rows of a panel of a symmetric product: large enough for full speed, small enough to stay in the cache."""
 
 
 @cache
@@ -62,31 +59,21 @@ def times_transposed(x_nk: Tensor, y_mk: Tensor) -> Tensor:
 
 
 def add_gram(x_nk: Tensor, out_nn: Tensor, *, scale: float, fresh: bool) -> None:
-    """Add ``scale x x^T`` to a symmetric matrix, or overwrite it if ``fresh``.
+    """Add ``scale x x^T`` to a symmetric matrix, or overwrite it if ``fresh``; its lower triangle is all that counts.
 
     Operands of another precision than the sum are multiplied as they are and summed in single precision on a CUDA
-    device, and converted first on a CPU. One thread of a CPU leaves it to BLAS; on several, whose threads are not
-    BLAS's, pairs of panels are multiplied once.
+    device, and converted first on a CPU, where BLAS forms the one triangle.
     """
     if x_nk.dtype != out_nn.dtype and x_nk.is_cuda:
-        _put(_half_gram(x_nk).mul_(scale), out_nn, fresh)
+        product = _half_gram(x_nk).mul_(scale)
+        out_nn.copy_(product) if fresh else out_nn.add_(product)
         return
     x_nk = x_nk.to(out_nn.dtype)
     if x_nk.is_cuda or x_nk.ndim > 2:
         add_product = out_nn.addmm_ if x_nk.ndim == 2 else out_nn.baddbmm_
         add_product(x_nk, x_nk.mT, beta=0 if fresh else 1, alpha=scale)
         return
-    if torch.get_num_threads() == 1:
-        with one_blas_thread():
-            lapack.gram(_dense(x_nk).numpy(), out_nn.numpy(), scale, fresh=fresh)
-        return
-    panels = [slice(start, start + PANEL) for start in range(0, len(x_nk), PANEL)]
-    for k, rows in enumerate(panels):
-        for columns in panels[k:]:
-            block = times_transposed(x_nk[rows], x_nk[columns]).mul_(scale)
-            _put(block, out_nn[rows, columns], fresh)
-            if rows != columns:
-                _put(block.T.contiguous(), out_nn[columns, rows], fresh)
+    lapack.gram(_dense(x_nk).numpy(), out_nn.numpy(), scale, fresh=fresh)
 
 
 def _dense(x_nk: Tensor) -> Tensor:
@@ -96,13 +83,6 @@ def _dense(x_nk: Tensor) -> Tensor:
 def _half_gram(x_nk: Tensor) -> Tensor:
     product = torch.mm if x_nk.ndim == 2 else torch.bmm
     return product(x_nk, x_nk.mT, out_dtype=torch.float32)
-
-
-def _put(block: Tensor, place: Tensor, fresh: bool) -> None:
-    if fresh:
-        place.copy_(block)
-    else:
-        place.add_(block)
 
 
 def _suits_onednn(x_nk: Tensor, y_mk: Tensor) -> bool:

@@ -2,7 +2,8 @@
 
 A layer's input is kept, by the graph that its output belongs to, until the gradient of its output arrives. The first
 gradient of a backward pass means that a step is under way: all input factors are formed then, so that they can travel
-while the rest of the pass goes on.
+while the rest of the pass goes on. On a CPU, gradients of several layers are held until it is worth while to share
+their work out among the threads.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from kinji.kfac.block import Batch, Block
+
+HELD = 2**26
+"""Bytes of inputs and gradients that are held, less than the largest factors of a ResNet-50 take."""
 
 
 @dataclass(eq=False)
@@ -40,7 +44,7 @@ class Recorder:
     begin
         Called with the inputs of all layers when the backward pass of the loss begins.
     arrive
-        Called with a layer's input and gradient when the latter arrives in the backward pass of the loss. Neither is
+        Called with inputs and gradients of layers as the latter arrive in the backward pass of the loss. Neither is
         called unless the statistics are those of the loss.
     of_loss
         Whether they are.
@@ -51,12 +55,13 @@ class Recorder:
         blocks: Sequence[Block],
         wanted: Callable[[Block, Tensor], bool],
         begin: Callable[[dict[Block, Batch]], None],
-        arrive: Callable[[Block, Batch], None],
+        arrive: Callable[[dict[Block, Batch]], None],
         *,
         of_loss: bool,
     ) -> None:
         self._wanted, self._begin, self._arrive, self._of_loss = wanted, begin, arrive, of_loss
         self._latest: Callable[[], Pass | None] = lambda: None
+        self._held: dict[Block, Batch] = {}
         for block in blocks:
             if block.module is not None:
                 block.module.register_forward_hook(partial(self._watch, block))
@@ -77,6 +82,16 @@ class Recorder:
         seen = zip(latest.outputs, found, strict=True)
         batches = {block: (latest.inputs[block], gradient) for block, gradient in seen if gradient is not None}
         return {block: Batch(batch.input, batch.training, gradient) for block, (batch, gradient) in batches.items()}
+
+    def deliver(self) -> None:
+        """Pass on what is held, at the latest when the step's backward passes are over."""
+        held, self._held = self._held, {}
+        if held:
+            self._arrive(held)
+
+    def discard(self) -> None:
+        """Let go of what is held."""
+        self._held = {}
 
     def forget(self) -> None:
         """Let go of the latest forward pass and its graph."""
@@ -105,8 +120,12 @@ class Recorder:
         if not seen.begun:
             seen.begun = True
             self._begin(seen.inputs)
+        if block in self._held:
+            self.deliver()
         batch = seen.inputs.pop(block)
-        self._arrive(block, Batch(batch.input, batch.training, gradient.detach()))
+        self._held[block] = Batch(batch.input, batch.training, gradient.detach())
+        if gradient.device.type != "cpu" or sum(batch.nbytes for batch in self._held.values()) > HELD:
+            self.deliver()
 
 
 def _same(seen: Pass) -> Pass:

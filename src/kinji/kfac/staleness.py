@@ -20,6 +20,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from kinji.kfac.threads import share_out
+from kinji.kfac.triangle import panels, squared_norm
+
 Adaptive = Literal["adaptive"]
 LONGEST = 2**20
 """No interval is longer; single precision holds all of them exactly."""
@@ -51,25 +54,45 @@ class Clock:
 
 
 def next_intervals(
-    clocks: Sequence[Clock], fresh: Sequence[Tensor], before: Sequence[Sequence[Tensor]], alpha: float
+    clocks: Sequence[Clock],
+    fresh: Sequence[Tensor],
+    before: Sequence[Sequence[Tensor]],
+    symmetric: Sequence[bool],
+    alpha: float,
 ) -> list[int]:
     """Choose the interval that follows each new statistic (algorithm 2).
 
     Parameters
     ----------
+    symmetric
+        For each statistic, whether its lower triangle is all that counts.
     before
         The statistics before each new one, latest first; those there are not yet count as not similar, but the first
         interval of all is 1.
     """
-    pairs = [(x, y) for x, of_x in zip(fresh, before, strict=True) for y in of_x]
-    answers = iter(torch.stack([(x - y).norm() < alpha * y.norm() for x, y in pairs]).tolist() if pairs else [])
-    similar = [[next(answers) for _ in of_x] for of_x in before]
-    return [_next_interval(clock, of_clock) for clock, of_clock in zip(clocks, similar, strict=True)]
+
+    def compared(chosen: Sequence[int], which: int) -> list[int]:
+        """Return those of the chosen statistics that are similar to the last, or the one before."""
+        if not chosen:
+            return []
+        triples = [(fresh[k], before[k][which], symmetric[k]) for k in chosen]
+        found = share_out(lambda triple: _are_similar(*triple, alpha), triples, fresh[0].device)
+        return [k for k, similar in zip(chosen, torch.stack(found).tolist(), strict=True) if similar]
+
+    once = compared([k for k, of_k in enumerate(before) if of_k], 0)
+    twice = compared([k for k in once if len(before[k]) > 1], 1)
+    return [_next_interval(clock, k in once, k in twice) for k, clock in enumerate(clocks)]
 
 
-def _next_interval(clock: Clock, similar: Sequence[bool]) -> int:
-    if not any(similar[:1]):
+def _are_similar(x: Tensor, y: Tensor, symmetric: bool, alpha: float) -> Tensor:
+    """Compare in panels, which stay in the cache."""
+    parts = zip(panels(x, symmetric), panels(y, symmetric), strict=True)
+    squares = [torch.stack([squared_norm(r, symmetric) for r in (p - q, q.clone())]) for p, q in parts]
+    difference, size = torch.stack(squares).sum(0)
+    return difference < alpha**2 * size
+
+
+def _next_interval(clock: Clock, similar: bool, to_both: bool) -> int:
+    if not similar:
         return max(1, clock.interval // 2)
-    if not any(similar[1:2]):
-        return clock.interval
-    return min(clock.interval + clock.previous, LONGEST)
+    return min(clock.interval + clock.previous, LONGEST) if to_both else clock.interval

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kinji.kfac.triangle import panels
+
 
 @dataclass(kw_only=True)
 class BlockState:
@@ -16,6 +18,8 @@ class BlockState:
 
     Attributes
     ----------
+    symmetric
+        For each statistic, whether its lower triangle is all that counts.
     statistics
         Each averaged over steps; None as long as there was no finite one.
     before
@@ -28,36 +32,54 @@ class BlockState:
         Whether the statistics have changed since the inverse was made.
     """
 
-    statistics: list[Tensor | None]
+    symmetric: Sequence[bool]
+    statistics: list[Tensor | None] = field(default_factory=list)
     before: list[list[Tensor]] = field(default_factory=list)
     inverse: list[Tensor] = field(default_factory=list)
     raised: float = 1.0
     changed: bool = False
+
+    def __post_init__(self) -> None:
+        self.statistics = self.statistics or [None] * len(self.symmetric)
+        self.before = self.before or [[] for _ in self.symmetric]
 
     @property
     def there(self) -> list[Tensor]:
         """The statistics that are there."""
         return [statistic for statistic in self.statistics if statistic is not None]
 
-    def take(self, k: int, fresh: Tensor, decay: float) -> Tensor | None:
-        """Average the k-th statistic with a new one, whose memory is taken; return what is no longer needed, if any."""
+    def take(self, k: int, fresh: Tensor, decay: float, *, remember: bool) -> Tensor | None:
+        """Average the k-th statistic with a new one, whose memory is taken; return what is no longer needed, if any.
+
+        ``remember`` to keep the new one too, as that of a single batch, until two more have come.
+        """
         self.changed = True
         average = self.statistics[k]
-        if average is None or decay == 0:
+        if remember and average is None:
+            average = self.statistics[k] = fresh.clone()
+        if average is None or (decay == 0 and not remember):
             self.statistics[k] = fresh
             return average
-        average.lerp_(fresh, 1 - decay)
-        return fresh
+        for part, new in zip(panels(average, self.symmetric[k]), panels(fresh, self.symmetric[k]), strict=True):
+            part.lerp_(new, 1 - decay)
+        return self._remember(k, fresh) if remember else fresh
 
-    def before_of(self, k: int) -> list[Tensor]:
-        """Return the last two values of the k-th statistic, latest first, or fewer."""
-        return self.before[k] if self.before else []
+    def saved(self) -> dict[str, Any]:
+        """Return what, besides ``symmetric``, makes the state again: nothing that stands above diagonals."""
+        saved = vars(self) | {
+            "statistics": [self._telling(k, tensor) for k, tensor in enumerate(self.statistics)],
+            "before": [[self._telling(k, tensor) for tensor in of_k] for k, of_k in enumerate(self.before)],
+        }
+        del saved["symmetric"]
+        return saved
 
-    def remember(self, k: int, fresh: Tensor) -> None:
-        """Keep a copy of the last two statistics of single batches."""
-        if not self.before:
-            self.before = [[] for _ in self.statistics]
-        self.before[k] = [fresh.clone(), *self.before[k][:1]]
+    def _telling(self, k: int, tensor: Tensor | None) -> Tensor | None:
+        return tensor if tensor is None or not self.symmetric[k] else tensor.tril()
+
+    def _remember(self, k: int, fresh: Tensor) -> Tensor | None:
+        kept = [fresh, *self.before[k]]
+        self.before[k] = kept[:2]
+        return kept[2] if len(kept) > 2 else None
 
 
 def portable(value: Any) -> Any:

@@ -118,13 +118,15 @@ def normalization_gradients(
     -------
     two of (m, p)
     """
-    gradient = gradient.to(layer.weight.dtype)
-    products = gradient * _normalized(layer, input_.to(layer.weight.dtype), batch_statistics)
+    x, gradient = input_.to(layer.weight.dtype), gradient.to(layer.weight.dtype)
     if isinstance(layer, nn.LayerNorm):
-        by_example = (len(input_) if input_.ndim > len(layer.normalized_shape) else 1, -1, layer.weight.numel())
+        by_example = (len(x) if x.ndim > len(layer.normalized_shape) else 1, -1, layer.weight.numel())
+        products = gradient * functional.layer_norm(x, layer.normalized_shape, eps=layer.eps)
         return products.reshape(by_example).sum(1), gradient.reshape(by_example).sum(1)
-    by_channel = (*input_.shape[:2], -1)
-    return products.reshape(by_channel).sum(2), gradient.reshape(by_channel).sum(2)
+    x_mcs, gradient_mcs = (tensor.reshape(*tensor.shape[:2], -1) for tensor in (x, gradient))
+    centred_mcs, variance_c = _centred(layer, x_mcs, batch_statistics)
+    products_mc = torch.linalg.vecdot(centred_mcs, gradient_mcs)
+    return products_mc * (variance_c + layer.eps).rsqrt(), gradient_mcs.sum(2)
 
 
 def unit_wise_fisher(scale_mp: Tensor, shift_mp: Tensor) -> Tensor:
@@ -209,13 +211,16 @@ def _padding(layer: nn.Conv2d) -> list[int]:
     return [horizontal, horizontal, vertical, vertical]
 
 
-def _normalized(layer: Normalization, input_: Tensor, batch_statistics: bool) -> Tensor:
-    """Repeat the normalization of the forward pass, before scale and shift."""
-    if isinstance(layer, nn.LayerNorm):
-        return functional.layer_norm(input_, layer.normalized_shape, eps=layer.eps)
+def _centred(layer: BatchNorm, x_mcs: Tensor, batch_statistics: bool) -> tuple[Tensor, Tensor]:
+    """Take off the mean that the forward pass took off, and return the variance by which it divided, too.
+
+    Sums and products of two tensors take a third of the time of torch's batch normalization on a CPU.
+    """
     if batch_statistics and isinstance(of_ranks := getattr(layer, "batch_statistics", None), tuple):
         mean_c, variance_c = of_ranks  # of the parts of all ranks
-        return functional.batch_norm(input_, mean_c, variance_c, eps=layer.eps)
+        return x_mcs - mean_c[:, None], variance_c
     if batch_statistics or layer.running_mean is None or layer.running_var is None:
-        return functional.batch_norm(input_, None, None, training=True, eps=layer.eps)
-    return functional.batch_norm(input_, layer.running_mean, layer.running_var, eps=layer.eps)
+        positions = x_mcs.shape[2]
+        centred_mcs = x_mcs - (x_mcs.sum(2).mean(0) / positions)[:, None]
+        return centred_mcs, torch.linalg.vecdot(centred_mcs, centred_mcs).mean(0) / positions
+    return x_mcs - layer.running_mean[:, None], layer.running_var

@@ -6,6 +6,7 @@ of torch, which wait for each other's work by spinning, would take turns on the 
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,8 @@ from typing import TypeVar
 import torch
 from threadpoolctl import ThreadpoolController
 
+PAUSE_SOFT = 1
+"""OpenMP 5.0, section 3.2.44: ``omp_pause_soft``, which keeps settings."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _inside = threading.local()
@@ -32,6 +35,7 @@ def share_out(function: Callable[[Item], Result], items: Iterable[Item], device:
     if threads == 1:  # as of a rank beside others: BLAS's threads would wait for cores that those have
         with one_blas_thread():
             return list(map(function, items))
+    _release_openmp_threads()
     waiting = enumerate(list(items))
 
     def work() -> dict[int, Result]:
@@ -65,6 +69,18 @@ def _one_torch_thread() -> Iterator[None]:
             yield
     finally:
         _inside.settled = False
+
+
+def _release_openmp_threads() -> None:
+    """End the threads that OpenMP keeps for this one: they would spin, for milliseconds, on the cores of others."""
+    for library in _openmp():
+        library.omp_pause_resource_all(PAUSE_SOFT)
+
+
+@cache
+def _openmp() -> list[ctypes.CDLL]:
+    libraries = (ctypes.CDLL(found["filepath"]) for found in _controller().info() if found["user_api"] == "openmp")
+    return [library for library in libraries if hasattr(library, "omp_pause_resource_all")]
 
 
 @cache
