@@ -6,10 +6,9 @@ of torch, which wait for each other's work by spinning, would take turns on the 
 
 from __future__ import annotations
 
-import ctypes
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cache
 from typing import TypeVar
@@ -17,8 +16,6 @@ from typing import TypeVar
 import torch
 from threadpoolctl import ThreadpoolController
 
-PAUSE_SOFT = 1
-"""OpenMP 5.0, section 3.2.44: ``omp_pause_soft``, which keeps settings."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _inside = threading.local()
@@ -27,7 +24,8 @@ _inside = threading.local()
 def share_out(function: Callable[[Item], Result], items: Iterable[Item], device: torch.device) -> list[Result]:
     """Return the function's results in order; on a CPU from as many threads as torch has, each with one for itself.
 
-    This thread takes its share: what other threads free, the backward pass cannot have again.
+    This thread takes its share: what other threads free, the backward pass cannot have again. Threads that have not
+    begun when it is through, as those of torch that spin have their cores, are not waited for.
     """
     threads = torch.get_num_threads()
     if device.type != "cpu":
@@ -35,18 +33,21 @@ def share_out(function: Callable[[Item], Result], items: Iterable[Item], device:
     if threads == 1:  # as of a rank beside others: BLAS's threads would wait for cores that those have
         with one_blas_thread():
             return list(map(function, items))
-    _release_openmp_threads()
     waiting = enumerate(list(items))
 
     def work() -> dict[int, Result]:
         with _one_torch_thread():
             return {k: function(item) for k, item in waiting}
 
-    with one_blas_thread(), ThreadPoolExecutor(threads - 1) as pool:
-        others = [pool.submit(work) for _ in range(threads - 1)]
-        results = work()
-        for other in others:
-            results |= other.result()
+    with one_blas_thread():
+        others = [_pool(threads - 1).submit(work) for _ in range(threads - 1)]
+        try:
+            results = work()
+        finally:
+            begun = [other for other in others if not other.cancel()]
+            wait(begun)
+    for other in begun:
+        results |= other.result()
     return [results[k] for k in sorted(results)]
 
 
@@ -71,16 +72,9 @@ def _one_torch_thread() -> Iterator[None]:
         _inside.settled = False
 
 
-def _release_openmp_threads() -> None:
-    """End the threads that OpenMP keeps for this one: they would spin, for milliseconds, on the cores of others."""
-    for library in _openmp():
-        library.omp_pause_resource_all(PAUSE_SOFT)
-
-
 @cache
-def _openmp() -> list[ctypes.CDLL]:
-    libraries = (ctypes.CDLL(found["filepath"]) for found in _controller().info() if found["user_api"] == "openmp")
-    return [library for library in libraries if hasattr(library, "omp_pause_resource_all")]
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="share_out")
 
 
 @cache
