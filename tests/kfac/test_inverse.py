@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from kinji.kfac import blocked_cholesky
+from kinji.kfac import blocked_cholesky, cholesky
 from kinji.kfac.blocks import fisher_blocks
 from kinji.kfac.cholesky import mend, prepare, solve
 from kinji.kfac.inverse import (
@@ -86,6 +86,19 @@ def test_factors_in_blocks_solve_like_dense_ones(small_blocks, n, groups):
     right = torch.randn(*groups, n, 3, dtype=torch.float64)
     ours = solve(prepared(factor, shift), right)
     torch.testing.assert_close(ours, torch.linalg.solve(factor + 0.1 * identity(n), right), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("groups", [(), (2,)])
+def test_what_a_gpu_does_reads_the_lower_triangle_and_checks_itself(groups):
+    """Its two steps, on a CPU."""
+    factor, shift = gram(7, 5, 3, groups), torch.full(groups, 0.1, dtype=torch.float64)
+    damped = factor + 0.1 * identity(7)
+    inverse = lower_alone(damped)
+    assert cholesky._invert(inverse)
+    torch.testing.assert_close(inverse, torch.linalg.inv(damped), rtol=1e-10, atol=1e-12)
+    assert cholesky._inverts(lower_alone(factor), shift, inverse)
+    assert not cholesky._inverts(lower_alone(factor), shift, 1.1 * inverse)
+    assert not cholesky._invert(lower_alone(factor - identity(7)))
 
 
 @pytest.mark.parametrize("n", [3, 700])
