@@ -28,10 +28,10 @@ STALENESS: tuple[dict[str, Any], ...] = (
 SHARING = [{"pack": pack, "ownership": ownership} for pack in (True, False) for ownership in ("balanced", "contiguous")]
 VARIANTS: tuple[dict[str, Any], ...] = (
     *(staleness | sharing for staleness, sharing in product(STALENESS, SHARING)),
-    *(staleness | {"synchronized": True} for staleness in STALENESS[::2]),
+    *(staleness | sharing | {"synchronized": True} for staleness, sharing in product(STALENESS, SHARING)),
     {"statistics_interval": 2, "inverse": "eigen", "normalization": "full", "synchronized": True},
     {"statistics_interval": 3, "fisher": "exact", "normalization": "diagonal"},
-    {"accumulation_steps": 2, "momentum_rule": "released"},
+    {"accumulation_steps": 2, "momentum_rule": "released", "synchronized": True},
 )
 
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from kinji.kfac import blocked_cholesky, cholesky
+from kinji.kfac import blocked_cholesky, cholesky, triangle
 from kinji.kfac.blocks import fisher_blocks
-from kinji.kfac.cholesky import mend, prepare, solve
+from kinji.kfac.cholesky import mend, prepare, solve, telling
 from kinji.kfac.inverse import (
     damping_shifts,
     eigen_form,
@@ -41,6 +41,7 @@ def small_blocks(monkeypatch):
     """Factors of a few rows take the path of those of thousands."""
     monkeypatch.setattr(blocked_cholesky, "INVERTED", 3)
     monkeypatch.setattr(blocked_cholesky, "BLOCK", 4)
+    monkeypatch.setattr(triangle, "PANEL", 4)
 
 
 def test_shifts_balance_the_mean_eigenvalues_and_multiply_to_the_damping():
@@ -73,7 +74,8 @@ def test_preconditioning_is_the_inverse_of_the_damped_kronecker_product(groups):
 def test_eigenvalue_form_is_the_inverse_of_the_kronecker_product_damped_as_a_whole():
     a, g, gradient = gram(6, 4, 2), gram(5, 3, 3), torch.randn(5, 6, dtype=torch.float64)
     damping = torch.tensor(1e-3, dtype=torch.float64)
-    ours = precondition_eigen(gradient, eigen_form(lower_alone(a), ""), eigen_form(lower_alone(g), ""), damping)
+    lower_a, lower_g = (factor + torch.ones_like(factor).triu(1) for factor in (a, g))  # NaN would be tried again
+    ours = precondition_eigen(gradient, eigen_form(lower_a, ""), eigen_form(lower_g, ""), damping)
     dense = torch.kron(g, a) + 1e-3 * identity(30)
     reference = torch.linalg.solve(dense, gradient.flatten()).view(5, 6)
     torch.testing.assert_close(ours, reference, rtol=1e-9, atol=1e-10)
@@ -84,8 +86,12 @@ def test_eigenvalue_form_is_the_inverse_of_the_kronecker_product_damped_as_a_who
 def test_factors_in_blocks_solve_like_dense_ones(small_blocks, n, groups):
     factor, shift = gram(n, n, n, groups), torch.full(groups, 0.1, dtype=torch.float64)
     right = torch.randn(*groups, n, 3, dtype=torch.float64)
-    ours = solve(prepared(factor, shift), right)
-    torch.testing.assert_close(ours, torch.linalg.solve(factor + 0.1 * identity(n), right), rtol=1e-10, atol=1e-12)
+    out = torch.full_like(factor, torch.nan)
+    assert prepare(lower_alone(factor), shift, out)
+    reference = torch.linalg.solve(factor + 0.1 * identity(n), right)
+    torch.testing.assert_close(solve(out, right), reference, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(solve(telling(out), right), reference, rtol=1e-10, atol=1e-12)
+    assert telling(out).isfinite().all()
 
 
 @pytest.mark.parametrize("groups", [(), (2,)])

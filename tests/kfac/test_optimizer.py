@@ -9,9 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kinji.kfac import KFAC, recorder
+from kinji.kfac import KFAC, blocked_cholesky, recorder, triangle
 
 from .triangles import lower_alone
+
+
+@pytest.fixture(autouse=True)
+def small_panels(monkeypatch):
+    """Factors of a few rows have several panels, as those of thousands."""
+    monkeypatch.setattr(triangle, "PANEL", 4)
+
 
 LAYERS = {
     "linear": (lambda: nn.Linear(6, 4), (5, 6)),
@@ -249,6 +256,7 @@ OPTIONS = {
     "every step": {"statistics_decay": 0.0},
     "intervals": {"statistics_interval": 2, "inverse_interval": 3},
     "adaptive": {"statistics_interval": "adaptive", "similarity": 0.9},
+    "adaptive, replaced": {"statistics_interval": "adaptive", "similarity": 0.9, "statistics_decay": 0.0},
     "eigen": {"inverse": "eigen", "statistics_interval": 2},
     "full": {"normalization": "full", "momentum_rule": "released", "rescale_weights": "released"},
     "sampled": {"fisher": "sampled"},
@@ -317,7 +325,6 @@ def test_non_finite_statistic_is_not_taken_and_raises_the_damping_of_its_layer()
     before = [tensor.clone() for tensor in optimizer.curvature.states[block].statistics]
     optimizer.zero_grad()
     functional.cross_entropy(model(batch(2)[0]), batch(2)[1]).backward()
-    optimizer._recorder.deliver()
     optimizer._gathering.sums[block, 0][1, 1] = torch.nan
     with pytest.warns(UserWarning, match="4: a statistic is not finite"):
         optimizer.step()
@@ -332,7 +339,6 @@ def test_first_statistic_that_is_not_finite_leaves_its_layer_to_the_first_order_
     optimizer = KFAC(model, lr=0.05, momentum=0.0)
     functional.cross_entropy(model(batch(2)[0]), batch(2)[1]).backward()
     expected = model[4].weight.detach() - 0.05 * model[4].weight.grad
-    optimizer._recorder.deliver()
     optimizer._gathering.sums[optimizer.blocks[2], 1][0, 0] = torch.inf
     with pytest.warns(UserWarning, match="not finite"):
         optimizer.step()
@@ -492,6 +498,7 @@ def residual() -> nn.Module:
 @pytest.mark.parametrize("options", [{}, {"accumulation_steps": 3}, {"fisher": "exact"}], ids=str)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_gradients_that_are_held_make_the_statistics_of_those_taken_at_once(build, options, threads, monkeypatch):
+    """Also where what they belong to is gone, or in use again, when the backward pass has returned."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     trained = []
     for held in (-1, 2000, recorder.HELD):
@@ -505,15 +512,85 @@ def test_gradients_that_are_held_make_the_statistics_of_those_taken_at_once(buil
                 output = model(x)
                 optimizer.form_statistics(output)
                 (functional.cross_entropy(output, target) / optimizer.accumulation_steps).backward()
+                x.zero_()
             optimizer.step()
         trained.append([*model.parameters(), *statistics(optimizer)])
     assert all(map(torch.equal, trained[0], trained[1])) and all(map(torch.equal, trained[0], trained[2]))
 
 
-def test_what_stands_above_the_diagonals_is_neither_read_nor_saved():
+def test_no_more_gradients_are_held_than_there_is_room_for(monkeypatch):
+    model = network()
+    optimizer = KFAC(model, lr=0.05)
+    delivered = []
+    optimizer._recorder._arrive = lambda batches: delivered[-1].append(len(batches))
+    for room in (-1, 12 * 1500, recorder.HELD):
+        monkeypatch.setattr(recorder, "HELD", room)
+        delivered.append([])
+        functional.cross_entropy(model(batch(0)[0]), batch(0)[1]).backward()
+    at_once, some, together = delivered
+    assert at_once == [1, 1, 1] and together == [3] and len(some) == 2 and sum(some) == 3
+
+
+@pytest.mark.parametrize("drop", [lambda o, s: o.zero_grad(), lambda o, s: o.load_state_dict(s)], ids=["zero", "load"])
+def test_a_backward_pass_that_fails_leaves_nothing(drop):
+    model, other = network(), network()
+    model[1].eval(), other[1].eval()
+    optimizer, plain = KFAC(model, lr=0.05), KFAC(other, lr=0.05)
+    train(model, optimizer, range(1)), train(other, plain, range(1))
+    saved, output = optimizer.state_dict(), model[0](batch(5)[0])
+    output.register_hook(lambda gradient: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        functional.cross_entropy(model[1:](output), batch(5)[1]).backward()
+    assert optimizer._recorder._held
+    drop(optimizer, saved)
+    assert not optimizer._recorder._held
+    weights = train(model, optimizer, range(1, 3))
+    assert all(map(torch.equal, weights, train(other, plain, range(1, 3))))
+
+
+def test_one_forward_pass_is_differentiated_once():
+    model = network()
+    KFAC(model, lr=0.05)
+    loss = functional.cross_entropy(model(batch(0)[0]), batch(0)[1])
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="4: one forward pass was differentiated twice"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.filterwarnings("ignore:Using backward")
+def test_a_graph_of_the_gradients_may_be_kept(threads, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(blocked_cholesky, "INVERTED", 3)
+    trained = []
+    for keep in (False, True):
+        model = network()
+        optimizer = KFAC(model, lr=0.05)
+        functional.cross_entropy(model(batch(0)[0]), batch(0)[1]).backward(create_graph=keep)
+        optimizer.step()
+        trained.append([parameter.detach() for parameter in model.parameters()])
+    torch.testing.assert_close(*trained, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+def test_statistics_that_stay_the_same_are_formed_ever_more_rarely(decay):
+    model = network()
+    model[1].eval()
+    optimizer = KFAC(model, lr=0.0, statistics_interval="adaptive", statistics_decay=decay)
+    due = []
+    for step in range(20):
+        due += [step] if len(optimizer._due()) == len(optimizer.clocks) else []
+        train(model, optimizer, range(1))
+    assert due == [0, 1, 2, 4, 7, 12]
+
+
+@pytest.mark.parametrize("inverse", ["cholesky", "eigen"])
+def test_what_stands_above_the_diagonals_is_neither_read_nor_saved(inverse, monkeypatch):
+    monkeypatch.setattr(blocked_cholesky, "INVERTED", 3)
     model, other = network(), network()
     model[1].eval(), other[1].eval()
     options = {"lr": 0.05, "statistics_interval": "adaptive", "similarity": 0.5, "normalization": "full"}
+    options |= {"inverse": inverse}
     optimizer, plain = KFAC(model, **options), KFAC(other, **options)
     for step in range(5):
         for state in optimizer.curvature.states.values():
@@ -525,7 +602,7 @@ def test_what_stands_above_the_diagonals_is_neither_read_nor_saved():
         weights = train(model, optimizer, range(step, step + 1))
         assert all(map(torch.equal, weights, train(other, plain, range(step, step + 1))))
     for saved in optimizer.state_dict()["kfac"]["blocks"].values():
-        tensors = [*saved["statistics"], *(tensor for of_k in saved["before"] for tensor in of_k)]
+        tensors = [*saved["statistics"], *saved["inverse"], *(tensor for of_k in saved["before"] for tensor in of_k)]
         assert all(tensor.isfinite().all() for tensor in tensors)
 
 
@@ -580,7 +657,6 @@ def test_a_block_holds_its_factors_and_their_inverses_and_no_third_copy(options)
         assert not optimizer._gathering.sums and not optimizer.curvature._spare
     optimizer.zero_grad()
     functional.cross_entropy(model(batch(3)[0]), batch(3)[1]).backward()
-    optimizer._recorder.deliver()
     assert not any(state.inverse for state in optimizer.curvature.states.values())
     assert not optimizer.curvature._spare
 

@@ -1,5 +1,7 @@
 """Work shared out over threads."""
 
+import threading
+
 import pytest
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
@@ -23,7 +25,7 @@ def test_each_of_torchs_threads_has_one_of_blas_for_itself_and_results_are_in_or
 
 
 def test_torch_goes_on_with_all_its_threads():
-    """Those that OpenMP kept for them have been ended."""
+    """What the calling thread was kept to while it took its share has been given back."""
     threads, x = torch.get_num_threads(), torch.arange(2.0**20, dtype=torch.float64)
     torch.set_num_threads(2)
     try:
@@ -33,6 +35,12 @@ def test_torch_goes_on_with_all_its_threads():
             assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
+
+
+def test_work_is_done_by_several_threads_at_once(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    meeting = threading.Barrier(2, timeout=60)
+    assert len(share_out(lambda _: meeting.wait(), range(2), torch.device("cpu"))) == 2
 
 
 @pytest.mark.parametrize("threads", [1, 2])

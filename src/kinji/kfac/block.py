@@ -25,7 +25,7 @@ class Block:
     parameters
         What the block updates.
     symmetric
-        For each statistic, whether it is made of symmetric matrices, of which one triangle is enough.
+        For each statistic, whether it is made of symmetric matrices, of which the lower triangle is all that counts.
     of_inputs
         For each statistic, whether the layer's inputs alone make it.
     inverts_in_place

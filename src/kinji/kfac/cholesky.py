@@ -80,6 +80,11 @@ def solve(prepared: Tensor, right_nr: Tensor) -> Tensor:
     return solution_nr
 
 
+def telling(prepared: Tensor) -> Tensor:
+    """Return a prepared factor without what its memory holds above the diagonal of a triangle."""
+    return prepared if prepared.is_cuda or is_inverted(prepared) else prepared.tril()
+
+
 def _matrices(stack: Tensor) -> list[blocked_cholesky.Matrix]:
     """View the matrices of a CPU as NumPy's arrays."""
     return list(stack.view(-1, *stack.shape[-2:]).numpy())

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kinji.kfac import cholesky
 from kinji.kfac.block import Block
 from kinji.kfac.columns import Columns
 from kinji.kfac.faults import are_finite, telling_part
@@ -101,7 +102,9 @@ class Curvature:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of each block by its name."""
-        return {block.name: portable(state.saved()) for block, state in self.states.items()}
+        return {
+            block.name: portable(state.saved() | _saved_inverse(block, state)) for block, state in self.states.items()
+        }
 
     def load_state_dict(self, saved: Mapping[str, Any], device: torch.device) -> None:
         """Load what `state_dict` returned; ValueError if it is of other blocks."""
@@ -146,3 +149,10 @@ class Curvature:
             state.inverse, state.changed = memory, False
         except torch.linalg.LinAlgError as error:
             warnings.warn(f"{error}; {block.name} follows the first-order rule until it mends", stacklevel=2)
+
+
+def _saved_inverse(block: Block, state: BlockState) -> dict[str, list[Tensor]]:
+    if not block.inverts_in_place:
+        return {"inverse": state.inverse}
+    pairs = zip(state.inverse, block.symmetric, strict=False)  # there may be none yet
+    return {"inverse": [cholesky.telling(part) if symmetric else part for part, symmetric in pairs]}

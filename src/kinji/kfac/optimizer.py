@@ -357,7 +357,6 @@ class KFAC(torch.optim.Optimizer):
         self._abandon()
 
     def _take_step(self) -> None:
-        self._recorder.deliver()
         self._unscale_gradients()
         self.start_statistics()
         gradients = self.reduce_gradients()

@@ -31,7 +31,7 @@ def pack(tensors: Sequence[Tensor], vector: Tensor, symmetric: bool) -> None:
 
 
 def unpack(vector: Tensor, tensors: Sequence[Tensor], symmetric: bool) -> None:
-    """Read back what `pack` wrote."""
+    """Read back what `pack` wrote: of symmetric matrices the lower triangles."""
     pieces = vector.split(packed_lengths(tensors, symmetric))
     for tensor, piece in zip(tensors, pieces, strict=True):
         if symmetric:

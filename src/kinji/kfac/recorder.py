@@ -3,7 +3,7 @@
 A layer's input is kept, by the graph that its output belongs to, until the gradient of its output arrives. The first
 gradient of a backward pass means that a step is under way: all input factors are formed then, so that they can travel
 while the rest of the pass goes on. On a CPU, gradients of several layers are held until it is worth while to share
-their work out among the threads.
+their work out among the threads, at the latest to the end of the pass.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from kinji.kfac.block import Batch, Block
 
 HELD = 2**28
-"""Bytes of inputs and gradients that are held: several layers of a ResNet-50 at 224 pixels and batch 16."""
+"""Bytes of inputs and gradients that are held at most; they would have been free for the rest of the pass."""
 
 
 @dataclass(eq=False)
@@ -83,14 +83,8 @@ class Recorder:
         batches = {block: (latest.inputs[block], gradient) for block, gradient in seen if gradient is not None}
         return {block: Batch(batch.input, batch.training, gradient) for block, (batch, gradient) in batches.items()}
 
-    def deliver(self) -> None:
-        """Pass on what is held, at the latest when the step's backward passes are over."""
-        held, self._held = self._held, {}
-        if held:
-            self._arrive(held)
-
     def discard(self) -> None:
-        """Let go of what is held."""
+        """Let go of what is held, as it is after a backward pass that has failed."""
         self._held = {}
 
     def forget(self) -> None:
@@ -119,13 +113,21 @@ class Recorder:
     def _gradient(self, seen: Pass, block: Block, gradient: Tensor) -> None:
         if not seen.begun:
             seen.begun = True
+            torch.autograd.Variable._execution_engine.queue_callback(self._deliver)  # at the end of the pass
             self._begin(seen.inputs)
+        if block not in seen.inputs:
+            raise RuntimeError(f"{block.name}: one forward pass was differentiated twice; repeat the forward pass too")
         if block in self._held:
-            self.deliver()
+            self._deliver()
         batch = seen.inputs.pop(block)
         self._held[block] = Batch(batch.input, batch.training, gradient.detach())
         if gradient.device.type != "cpu" or sum(batch.nbytes for batch in self._held.values()) > HELD:
-            self.deliver()
+            self._deliver()
+
+    def _deliver(self) -> None:
+        held, self._held = self._held, {}
+        if held:
+            self._arrive(held)
 
 
 def _same(seen: Pass) -> Pass:

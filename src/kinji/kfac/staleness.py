@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from kinji.kfac.threads import share_out
-from kinji.kfac.triangle import panels, squared_norm
+from kinji.kfac.triangle import panels, squared_norm_
 
 Adaptive = Literal["adaptive"]
 LONGEST = 2**20
@@ -64,11 +64,11 @@ def next_intervals(
 
     Parameters
     ----------
-    symmetric
-        For each statistic, whether its lower triangle is all that counts.
     before
         The statistics before each new one, latest first; those there are not yet count as not similar, but the first
         interval of all is 1.
+    symmetric
+        For each statistic, whether its lower triangle is all that counts.
     """
 
     def compared(chosen: Sequence[int], which: int) -> list[int]:
@@ -87,7 +87,7 @@ def next_intervals(
 def _are_similar(x: Tensor, y: Tensor, symmetric: bool, alpha: float) -> Tensor:
     """Compare in panels, which stay in the cache."""
     parts = zip(panels(x, symmetric), panels(y, symmetric), strict=True)
-    squares = [torch.stack([squared_norm(r, symmetric) for r in (p - q, q.clone())]) for p, q in parts]
+    squares = [torch.stack([squared_norm_(r, symmetric) for r in (p - q, q.clone())]) for p, q in parts]
     difference, size = torch.stack(squares).sum(0)
     return difference < alpha**2 * size
 

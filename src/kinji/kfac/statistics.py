@@ -43,7 +43,7 @@ def add_input_factor(
     input_ : (m, ..., d_in) or (m, d_in, height, width)
         What the layer was given.
     a_ii : (i, i), or (q, i, i) for a convolution with groups
-        The sum.
+        The sum, in the lower triangle.
     fresh
         Whether to ignore what the sum holds, as memory in use is much faster than new memory.
     dtype
@@ -63,7 +63,7 @@ def add_output_factor(
     gradient : (m, ..., o) or (m, o, height, width)
         Gradient of the batch's mean loss by the layer's output.
     g_oo : (o, o), or (q, o, o) for a convolution with groups
-        The sum. Other parameters are those of `add_input_factor`.
+        The sum, in the lower triangle. Other parameters are those of `add_input_factor`.
     """
     columns = output_columns(layer, gradient, dtype or layer.weight.dtype)
     add_gram(columns, g_oo, scale=_examples(gradient), fresh=fresh)

@@ -36,7 +36,7 @@ def share_out(function: Callable[[Item], Result], items: Iterable[Item], device:
     waiting = enumerate(list(items))
 
     def work() -> dict[int, Result]:
-        with _one_torch_thread():
+        with _one_torch_thread(), torch.no_grad():
             return {k: function(item) for k, item in waiting}
 
     with one_blas_thread():

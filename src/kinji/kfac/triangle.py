@@ -23,11 +23,10 @@ def panels(matrix: Any, symmetric: bool = True) -> list[Any]:
     return [matrix[..., stop - PANEL : stop, :stop] for stop in stops]
 
 
-def squared_norm(part: Tensor, symmetric: bool = True) -> Tensor:
-    """Return the squared Frobenius norm (), or what a panel and its mirror image add to that of the matrix.
+def squared_norm_(part: Tensor, symmetric: bool = True) -> Tensor:
+    """Write zeros above the diagonal and return the squared Frobenius norm (), of a panel with its mirror image.
 
-    Zeros are written above the diagonal. The sum is BLAS's, whose rounding stays small where that of `torch.norm` on a
-    CPU reaches 1e-3.
+    The sum is BLAS's, whose rounding stays small where that of `torch.norm` on a CPU reaches 1e-3.
     """
     if not symmetric:
         return _square(part)
