@@ -17,7 +17,7 @@ from .triangles import lower_alone
 @pytest.fixture(autouse=True)
 def small_panels(monkeypatch):
     """Factors of a few rows have several panels, as those of thousands."""
-    monkeypatch.setattr(triangle, "PANEL", 4)
+    monkeypatch.setattr(triangle, "PANEL", 3)
 
 
 LAYERS = {
@@ -555,6 +555,14 @@ def test_one_forward_pass_is_differentiated_once():
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="4: one forward pass was differentiated twice"):
         loss.backward()
+
+
+def test_two_forward_passes_of_one_loss_are_refused():
+    model = network()
+    optimizer = KFAC(model, lr=0.05)
+    (functional.cross_entropy(model(batch(0)[0]), batch(0)[1]) + model(batch(1)[0]).square().mean()).backward()
+    with pytest.raises(FloatingPointError, match="were formed 2 times in a step of accumulation_steps=1"):
+        optimizer.step()
 
 
 @pytest.mark.parametrize("threads", [1, 2])

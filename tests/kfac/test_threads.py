@@ -37,10 +37,11 @@ def test_torch_goes_on_with_all_its_threads():
         torch.set_num_threads(threads)
 
 
-def test_work_is_done_by_several_threads_at_once(monkeypatch):
+def test_work_is_done_by_several_threads_at_once_and_leaves_no_graph(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     meeting = threading.Barrier(2, timeout=60)
-    assert len(share_out(lambda _: meeting.wait(), range(2), torch.device("cpu"))) == 2
+    shared = share_out(lambda _: (meeting.wait(), torch.is_grad_enabled()), range(2), torch.device("cpu"))
+    assert [recorded for _, recorded in shared] == [False, False]
 
 
 @pytest.mark.parametrize("threads", [1, 2])
