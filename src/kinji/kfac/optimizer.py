@@ -70,7 +70,8 @@ class KFAC(torch.optim.Optimizer):
         Groups of parameters with entries of their own, as any optimizer of torch takes them; parameters in none of
         them make the first group. A block's damping and decay of statistics are those of its weight.
     statistics_interval
-        Steps between two refreshes of statistics; ``adaptive``: as published, see `kinji.kfac.staleness`.
+        Steps between two refreshes of statistics; ``adaptive``: as published, see `kinji.kfac.staleness`, which keeps
+        the last two of each as well.
     inverse_interval
         Inverses are renewed in every step divisible by it, if statistics have changed since.
     similarity
