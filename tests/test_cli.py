@@ -28,6 +28,15 @@ def test_one_case_by_hand_leaves_one_record_with_provenance(repository):
         assert record.provenance[key] not in (None, "", {}), key
 
 
+def test_a_case_of_many_parameters_leaves_a_record_named_by_those_that_were_given(repository):
+    training = ("--optimizer", "sgd", "--batch", "64", "--epochs", "1", "--lr", "0.1", "--momentum", "0.5")
+    done = kinji("resnet50-table", *training, "--threads", "1")
+    assert done.returncode == 0, done.stderr
+    (left,) = Path("results/by-hand/resnet50_table").iterdir()
+    assert left.name == "optimizer~sgd_batch~64_epochs~1_lr~0.1_momentum~0.5.json"
+    assert read_record(left).parameters["weight_decay"] == 0
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -118,5 +118,7 @@ def checkpoint_folder(out: Path) -> Path:
 
 
 def default_path(case: Case) -> Path:
-    """Return where a case run by hand leaves its record if not told."""
-    return Path("results") / "by-hand" / case.experiment / f"{case_name(as_parameters(case))}.json"
+    """Return where a case run by hand leaves its record if not told; its name says what is not as by default."""
+    pairs = [(field, getattr(case, field.name)) for field in fields(case)]
+    named = {field.name: value for field, value in pairs if value != field.default}
+    return Path("results") / "by-hand" / case.experiment / f"{case_name(named)}.json"
